@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench <name>`; nothing here runs in a test."""
