@@ -1,0 +1,66 @@
+"""Where the k3s binary, the manifests and the images come from: one protocol, several sources.
+
+``upstream`` and ``china`` download; a bundle directory holds all of it on disk (air gap, lab).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from harness.profile import Profile
+
+COMPONENTS = ("k3s", "cert-manager", "olm", "operator", "runner")
+"""Components whose version a profile asks for."""
+
+MANIFESTS = ("cert-manager.yaml", "crds.yaml", "olm.yaml", "gitlab-runner-operator.yaml")
+
+
+class Artifacts(Protocol):
+    """All that a stack is made of, as local files."""
+
+    @property
+    def source(self) -> str:
+        """One line: where it comes from and why that was chosen."""
+
+    @property
+    def rehearsal(self) -> tuple[str, ...]:
+        """Components played by stand-ins, sorted; empty for the real thing."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Component → the version that will be found running."""
+
+    @property
+    def stands_for(self) -> Mapping[str, str]:
+        """Component → the version it stands for, where that differs from ``versions``."""
+
+    def k3s(self) -> Path:
+        """The executable k3s, checksum verified."""
+
+    def manifest(self, name: str) -> Path:
+        """A manifest of MANIFESTS as a local file."""
+
+    def registry(self) -> tuple[Path, Path] | None:
+        """The registry program and its storage directory; None when images come from the internet."""
+
+    def registry_endpoints(self) -> Mapping[str, tuple[str, ...]]:
+        """Upstream registry host → mirror URLs to try first."""
+
+    def docker_engine(self) -> Path | None:
+        """The docker engine for the node (a tar relative to /), where there is one."""
+
+    def images(self) -> tuple[str, ...]:
+        """Image references known to be there; empty when nobody can say (internet)."""
+
+
+def open_artifacts(choice: str, profile: Profile) -> Artifacts:
+    """Artifacts by the user's choice: ``auto``, ``upstream``, ``china`` or the path of a bundle.
+
+    Raises UsageError for an unknown choice, EnvironmentProblem when the source doesn't answer.
+    """
+    from harness.artifacts import choose
+
+    return choose.open_artifacts(choice, profile)
