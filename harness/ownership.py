@@ -1,4 +1,4 @@
-"""Whose is it: the run id that everything carries, the labels that say so, and where a run keeps its files."""
+"""Whose is it: the run id that everything carries, its labels, and where a run keeps its files."""
 
 from __future__ import annotations
 

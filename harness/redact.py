@@ -72,7 +72,7 @@ def register(value: str) -> Secret:
 
 
 def redact(text: str) -> str:
-    """``text`` without any registered secret (also base64, URL-quoted) and without what looks like a token."""
+    """``text`` without registered secrets (also base64, URL-quoted) and without what looks like a token."""
     with _lock:
         pattern = _pattern
     if pattern is not None:

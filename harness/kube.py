@@ -1,0 +1,455 @@
+"""The API layer: the official client's dynamic part, with plain dicts in and out.
+
+Kinds are named ``apiVersion/Kind`` ("v1/Pod", "apps/v1/Deployment") or ``plural.group``
+("pods", "deployments.apps", "runners.apps.gitlab.com"). Everything applied goes by server-side apply
+under our own field manager. One Kube may be shared between threads.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tenacity
+import urllib3
+from kubernetes import client, config
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.dynamic import DynamicClient
+from kubernetes.stream import stream
+
+from harness.errors import EnvironmentProblem
+from harness.kube_errors import ApiError, ApiUnreachable, KindUnknown, WatchExpired, api_errors
+from harness.ownership import FIELD_MANAGER
+
+__all__ = [
+    "ApiError",
+    "ApiUnreachable",
+    "ExecResult",
+    "Kind",
+    "KindUnknown",
+    "Kube",
+    "Object",
+    "WatchExpired",
+]
+
+Object = dict[str, Any]
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 60.0
+"""Longer than any admission webhook may take (30 s), so that its own message arrives."""
+
+_POOL_CONNECTIONS = 32
+"""More than layers, watches and pre-pulls that run at once; a smaller pool throws connections away."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A served kind and where it lives."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+
+    def path(self, namespace: str | None = None, name: str | None = None, sub: str | None = None) -> str:
+        prefix = "/api" if "/" not in self.api_version else "/apis"
+        parts = [prefix, self.api_version]
+        if self.namespaced and namespace:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        return "/".join(parts + [part for part in (name, sub) if part])
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """What a command in a container printed, and its exit code (-1: it was still running at the timeout)."""
+
+    stdout: str
+    stderr: str
+    code: int
+
+
+class _NoDiscovery:
+    """Keeps DynamicClient from its own discovery: it caches in a file named after the API's address,
+    which the next ephemeral cluster shares."""
+
+    def __init__(self, client: DynamicClient, cache_file: str | None = None) -> None:
+        del client, cache_file
+
+
+class Kube:
+    """A cluster's API.
+
+    >>> kube = Kube(Path("kubeconfig"))
+    >>> kube.get("apps/v1/Deployment", "coredns", "kube-system")["status"]["availableReplicas"]
+    1
+
+    Raises EnvironmentProblem for a kubeconfig that can't be read or lacks the context.
+    """
+
+    def __init__(self, kubeconfig: Path, context: str | None = None, *, scratch: Path | None = None) -> None:
+        self.kubeconfig = kubeconfig
+        self.context = context
+        self._scratch = scratch
+        self._dynamic = DynamicClient(self._new_api_client(), discoverer=_NoDiscovery)
+        self._kinds: dict[str, Kind] = {}
+        self._preferred: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def _new_api_client(self) -> client.ApiClient:
+        settings = client.Configuration()
+        settings.connection_pool_maxsize = _POOL_CONNECTIONS
+        try:
+            config.load_kube_config(
+                config_file=str(self.kubeconfig),
+                context=self.context,
+                client_configuration=settings,
+                persist_config=False,
+                temp_file_path=str(self._scratch) if self._scratch else None,
+            )
+        except (ConfigException, OSError, ValueError, TypeError) as error:
+            raise EnvironmentProblem(
+                f"kubeconfig {self.kubeconfig} (context {self.context or 'current'}) is of no use: {error}",
+                "give --kubeconfig and --context of a cluster that `kubectl` reaches",
+            ) from error
+        settings.retries = urllib3.Retry(total=0)  # tenacity retries, where it is safe
+        return client.ApiClient(settings)
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, object] | None = None,
+        content_type: str | None = None,
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> Any:
+        """One request by path ("/version", "/readyz"): parsed JSON, or text where it is none.
+
+        Reads and server-side apply are repeated while the server is overloaded or restarting; what could
+        act twice (POST, DELETE) is sent once. Raises ApiError, ApiUnreachable.
+        """
+        once = method in ("POST", "DELETE") or timeout_s < _RETRY_FOR_S
+        send = _once if once else _again
+        doing = f"{method} {path}"
+
+        def attempt() -> Any:
+            with (
+                api_errors(doing),
+                closing(self._open(method, path, body, query, content_type, timeout_s)) as got,
+            ):
+                return _parse(got)
+
+        return send(attempt)
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        query: Mapping[str, object] | None,
+        content_type: str | None,
+        timeout_s: float,
+    ) -> Any:
+        return self._dynamic.request(
+            method,
+            path,
+            body=body,
+            serialize=False,
+            query_params=[(key, _text(value)) for key, value in (query or {}).items()],
+            header_params={"Accept": "application/json, */*"},
+            content_type=content_type,
+            _request_timeout=(CONNECT_TIMEOUT_S, timeout_s),
+        )
+
+    # -- discovery --------------------------------------------------------------------------------
+
+    def kind(self, name: str) -> Kind:
+        """Where a kind is served; looked up once and kept. Raises KindUnknown."""
+        with self._lock:
+            known = self._kinds.get(name)
+        if known is not None:
+            return known
+        found = self._discover(name)
+        with self._lock:
+            self._kinds[name] = found
+        return found
+
+    def _discover(self, name: str) -> Kind:
+        api_version, wanted = self._split(name)
+        try:
+            served = self.request("GET", f"/{'apis' if '/' in api_version else 'api'}/{api_version}")
+        except ApiError as error:
+            if error.status == 404:
+                raise KindUnknown(f"the cluster serves no {name}", "is its CRD installed?") from None
+            raise
+        for item in served["resources"]:
+            if "/" not in item["name"] and wanted in (item["kind"], item["name"]):
+                return Kind(api_version, item["kind"], item["name"], bool(item["namespaced"]))
+        raise KindUnknown(f"the cluster serves no {name}", "is its CRD installed?")
+
+    def _split(self, name: str) -> tuple[str, str]:
+        """``name`` as (apiVersion, kind or plural)."""
+        if "/" in name:
+            api_version, _, kind = name.rpartition("/")
+            return api_version, kind
+        plural, _, group = name.partition(".")
+        if not group:
+            return "v1", plural
+        try:
+            served = self.request("GET", f"/apis/{group}")
+        except ApiError as error:
+            if error.status == 404:
+                raise KindUnknown(f"the cluster serves no {name}", "is its CRD installed?") from None
+            raise
+        return served["preferredVersion"]["groupVersion"], plural
+
+    # -- objects ----------------------------------------------------------------------------------
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        """An object, or None when there is none (or its kind isn't served yet)."""
+        try:
+            found: Object = self.request("GET", self.kind(kind).path(namespace, name))
+        except KindUnknown:
+            return None
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def list(
+        self,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+    ) -> builtins.list[Object]:
+        """The objects of a kind, in one namespace or in all. Raises KindUnknown."""
+        return self.list_with_version(
+            kind, namespace, label_selector=label_selector, field_selector=field_selector
+        )[0]
+
+    def list_with_version(
+        self,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+    ) -> tuple[builtins.list[Object], str]:
+        """As ``list``, with the resource version to watch from."""
+        where = self.kind(kind)
+        answer = self.request("GET", where.path(namespace), query=_selectors(label_selector, field_selector))
+        items: builtins.list[Object] = answer["items"]
+        for item in items:  # list items come without their type
+            item.setdefault("apiVersion", where.api_version)
+            item.setdefault("kind", where.kind)
+        return items, answer["metadata"]["resourceVersion"]
+
+    def apply(self, manifest: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
+        """Server-side apply under our field manager, taking over conflicting fields."""
+        where = self.kind(f"{manifest['apiVersion']}/{manifest['kind']}")
+        metadata = manifest["metadata"]
+        path = where.path(metadata.get("namespace") or namespace or "default", metadata["name"])
+        query: dict[str, object] = {"fieldManager": FIELD_MANAGER, "force": True}
+        if dry_run:
+            query["dryRun"] = "All"
+        applied: Object = self.request(
+            "PATCH", path, body=manifest, query=query, content_type="application/apply-patch+yaml"
+        )
+        return applied
+
+    def create(self, manifest: Object, namespace: str | None = None) -> Object:
+        """Create; an object that is there already is an ApiError with status 409."""
+        where = self.kind(f"{manifest['apiVersion']}/{manifest['kind']}")
+        path = where.path(manifest["metadata"].get("namespace") or namespace or "default")
+        created: Object = self.request("POST", path, body=manifest, query={"fieldManager": FIELD_MANAGER})
+        return created
+
+    def patch(
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        patch: Object | Sequence[Object],
+        *,
+        subresource: str | None = None,
+    ) -> Object:
+        """A merge patch (dict) or a JSON patch (list of operations)."""
+        path = self.kind(kind).path(namespace, name, subresource)
+        form = "merge-patch" if isinstance(patch, dict) else "json-patch"
+        body = patch if isinstance(patch, dict) else list(patch)
+        patched: Object = self.request(
+            "PATCH",
+            path,
+            body=body,
+            query={"fieldManager": FIELD_MANAGER},
+            content_type=f"application/{form}+json",
+        )
+        return patched
+
+    def delete(
+        self, kind: str, name: str, namespace: str | None = None, *, propagation: str = "Background"
+    ) -> bool:
+        """Delete; False when it was not there."""
+        try:
+            self.request(
+                "DELETE", self.kind(kind).path(namespace, name), query={"propagationPolicy": propagation}
+            )
+        except KindUnknown:
+            return False
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    # -- streams ----------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        resource_version: str,
+        timeout_s: float,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+    ) -> Iterator[tuple[str, Object]]:
+        """Changes since ``resource_version`` as (ADDED | MODIFIED | DELETED, object), until ``timeout_s``.
+
+        Closing the generator closes the connection. Raises WatchExpired when a new list is due.
+        """
+        query = _selectors(label_selector, field_selector)
+        query |= {
+            "watch": True,
+            "resourceVersion": resource_version,
+            "timeoutSeconds": max(1, int(timeout_s)),
+        }
+        path = self.kind(kind).path(namespace)
+        with (
+            api_errors(f"watch {path}"),
+            closing(self._open("GET", path, None, query, None, timeout_s + CONNECT_TIMEOUT_S)) as response,
+        ):
+            for line in _lines(response):
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise WatchExpired(event["object"].get("message", "watch ended"))
+                if event["type"] != "BOOKMARK":
+                    yield event["type"], event["object"]
+
+    def logs(
+        self,
+        pod: str,
+        namespace: str,
+        container: str | None = None,
+        *,
+        tail_lines: int | None = None,
+        limit_bytes: int | None = None,
+        previous: bool = False,
+        timeout_s: float = 20.0,
+    ) -> str:
+        """A container's log so far."""
+        query = {
+            "container": container,
+            "tailLines": tail_lines,
+            "limitBytes": limit_bytes,
+            "previous": previous or None,
+        }
+        path = self.kind("v1/Pod").path(namespace, pod, "log")
+        given = {key: value for key, value in query.items() if value is not None}
+        # As text even where a log happens to be JSON: only the content type decides, and it is text/plain.
+        return str(self.request("GET", path, query=given, timeout_s=timeout_s))
+
+    def exec(
+        self,
+        pod: str,
+        namespace: str,
+        argv: Sequence[str],
+        *,
+        container: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> ExecResult:
+        """Run a command in a container and wait for it, at most ``timeout_s``."""
+        # A client of its own: the official stream() swaps the client's transport while it connects.
+        api = client.CoreV1Api(self._new_api_client())
+        chosen = {"container": container} if container else {}
+        with api_errors(f"exec in {namespace}/{pod}"):
+            session = stream(
+                api.connect_get_namespaced_pod_exec,
+                pod,
+                namespace,
+                command=list(argv),
+                stdout=True,
+                stderr=True,
+                stdin=False,
+                tty=False,
+                _preload_content=False,
+                **chosen,
+            )
+            try:
+                session.run_forever(timeout=timeout_s)
+                out = session.read_stdout(timeout=0) or ""
+                err = session.read_stderr(timeout=0) or ""
+                code = -1 if session.is_open() else session.returncode
+            finally:
+                session.close()
+        return ExecResult(out, err, code)
+
+
+# -- helpers --------------------------------------------------------------------------------------
+
+
+_RETRY_FOR_S = 15.0
+"""How long a read or an apply is repeated while the API server restarts; waits have their own patience."""
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, ApiError) and error.transient
+
+
+_again = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(_is_transient),
+    stop=tenacity.stop_after_delay(_RETRY_FOR_S),
+    wait=tenacity.wait_exponential_jitter(initial=0.1, max=2),
+    reraise=True,
+)
+
+
+def _once(attempt: Callable[[], Any]) -> Any:
+    return attempt()
+
+
+def _parse(response: Any) -> Any:
+    data = response.data
+    if "json" in (response.headers.get("Content-Type") or ""):
+        return json.loads(data)
+    return data.decode(errors="replace")
+
+
+def _lines(response: Any) -> Iterator[bytes]:
+    pending = b""
+    for chunk in response.stream(None, decode_content=True):
+        pending += chunk
+        *whole, pending = pending.split(b"\n")
+        yield from (line for line in whole if line)
+
+
+def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, object]:
+    given = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    return {key: value for key, value in given.items() if value}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
