@@ -15,7 +15,6 @@ from kubernetes.dynamic.exceptions import DynamicApiError
 
 from harness.errors import EXIT_ENVIRONMENT, EXIT_PRODUCT, Blame, HarnessError
 
-
 _HANDSHAKE = re.compile(
     r"Handshake status (?P<status>\d{3}) .*?(?P<body>\{\"kind\":\"Status\".*?\})$", re.S | re.M
 )

@@ -1,0 +1,244 @@
+"""What to verify: a profile's versions, channel and image substitutions, checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+
+PROFILES_DIR = Path(__file__).resolve().parent.parent / "profiles"
+
+MINIMUM_KUBERNETES = (1, 21, 1)
+MINIMUM_CERT_MANAGER = (1, 7, 1)
+"""Both are prerequisites that the seed names in its introduction."""
+
+_PRERELEASE = r"(-(alpha|beta|rc)\.?\d+)?"
+_FORMS: Mapping[str, tuple[str, str]] = {
+    "k3s": (rf"v\d+\.\d+\.\d+{_PRERELEASE}\+k3s\d+", "v1.28.5+k3s1"),
+    "cert-manager": (rf"v\d+\.\d+\.\d+{_PRERELEASE}", "v1.7.1"),
+    "olm": (rf"v\d+\.\d+\.\d+{_PRERELEASE}", "v0.26.0"),
+    "operator": (r"\d+\.\d+\.\d+", "1.15.1"),
+    "runner": (r"\d+\.\d+\.\d+", "16.0.1"),
+}
+_WHERE: Mapping[str, tuple[str, str]] = {
+    "k3s": ("kubernetes", "k3s"),
+    "cert-manager": ("cert-manager", "version"),
+    "olm": ("olm", "version"),
+    "operator": ("operator", "version"),
+    "runner": ("runner", "version"),
+    "channel": ("operator", "channel"),
+}
+"""Name of an override → table and field. These are the options ``--<name>-version`` and ``--channel``."""
+
+OVERRIDES = tuple(_WHERE)
+
+_FIELDS: Mapping[str, frozenset[str]] = {
+    "kubernetes": frozenset({"k3s"}),
+    "cert-manager": frozenset({"version"}),
+    "olm": frozenset({"version"}),
+    "operator": frozenset(
+        {
+            "package",
+            "channel",
+            "version",
+            "approval",
+            "catalog",
+            "subscription",
+            "namespace",
+            "minimum-kubernetes",
+        }
+    ),
+    "runner": frozenset({"version"}),
+    "daemonless": frozenset({"builder"}),
+}
+_BUILDERS = ("kaniko", "buildah")
+
+
+@dataclass(frozen=True)
+class OperatorWish:
+    """Which operator is subscribed to, how, and where."""
+
+    package: str
+    channel: str
+    version: str
+    approval: str
+    catalog: str
+    subscription_name: str
+    namespace: str
+    minimum_kubernetes: str
+
+    @property
+    def csv(self) -> str:
+        """The ClusterServiceVersion asked for."""
+        return f"{self.package}.v{self.version}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The versions to verify."""
+
+    name: str
+    title: str
+    k3s: str
+    cert_manager: str
+    olm: str
+    operator: OperatorWish
+    runner: str
+    image_substitutions: Mapping[str, str]
+    daemonless: str
+
+    @property
+    def requested(self) -> dict[str, str]:
+        """Component → the version asked for."""
+        return {
+            "k3s": self.k3s,
+            "cert-manager": self.cert_manager,
+            "olm": self.olm,
+            "operator": self.operator.version,
+            "runner": self.runner,
+        }
+
+
+def load_profile(name_or_path: str | Path, overrides: Mapping[str, str | None] | None = None) -> Profile:
+    """The profile of that name (or file), with versions replaced by ``overrides`` (None is skipped).
+
+    Raises UsageError for an unknown profile or field, a misspelt version, versions that exclude each other.
+
+    >>> load_profile("seed", {"k3s": "v1.29.0+k3s1"}).k3s
+    'v1.29.0+k3s1'
+    """
+    path = _path_of(name_or_path)
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}", "compare it with profiles/seed.toml") from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from None
+    _check_fields(data, path)
+    for name, value in (overrides or {}).items():
+        if value is None:
+            continue
+        if name not in _WHERE:
+            raise UsageError(f"nothing in a profile is called {name!r}", f"there are {', '.join(_WHERE)}")
+        table, field = _WHERE[name]
+        data[table][field] = value
+    profile = _build(data, path)
+    _check_versions(profile)
+    return profile
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """``v1.28.5+k3s1`` → (1, 28, 5); what follows the three numbers doesn't count."""
+    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    if match is None:
+        raise UsageError(f"{version!r} is no version", "a version has three numbers, such as 1.28.5")
+    return tuple(int(part) for part in match.groups())
+
+
+def available() -> list[str]:
+    """Names of the profiles that come with the project."""
+    return sorted(path.stem for path in PROFILES_DIR.glob("*.toml"))
+
+
+def _path_of(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or "/" in str(name_or_path):
+        return path
+    known = PROFILES_DIR / f"{name_or_path}.toml"
+    if not known.exists():
+        raise UsageError(f"no profile is called {name_or_path!r}", f"there are {', '.join(available())}")
+    return known
+
+
+def _check_fields(data: Mapping[str, Any], path: Path) -> None:
+    for key, value in data.items():
+        if key in ("name", "title", "images"):
+            continue
+        if key not in _FIELDS:
+            raise UsageError(
+                f"{path}: unknown field {key!r}", f"there are name, title, images, {', '.join(_FIELDS)}"
+            )
+        if not isinstance(value, dict):
+            raise UsageError(f"{path}: {key} must be a table")
+        for field in value.keys() - _FIELDS[key]:
+            raise UsageError(
+                f"{path}: unknown field {key}.{field}", f"[{key}] knows {', '.join(sorted(_FIELDS[key]))}"
+            )
+    for table, fields in _FIELDS.items():
+        for field in fields - data.get(table, {}).keys():
+            raise UsageError(f"{path}: {table}.{field} is missing", "compare it with profiles/seed.toml")
+
+
+def _build(data: Mapping[str, Any], path: Path) -> Profile:
+    wish = data["operator"]
+    images = data.get("images", {})
+    texts = [images, *(data[table] for table in _FIELDS)]
+    if not all(isinstance(value, str) and value for table in texts for value in table.values()):
+        raise UsageError(f"{path}: every field is a text that is not empty")
+    if wish["approval"] not in ("Manual", "Automatic"):
+        raise UsageError(f"{path}: operator.approval is {wish['approval']!r}", "it is Manual or Automatic")
+    if data["daemonless"]["builder"] not in _BUILDERS:
+        raise UsageError(f"{path}: daemonless.builder is unknown", f"it is one of {', '.join(_BUILDERS)}")
+    return Profile(
+        name=str(data.get("name", path.stem)),
+        title=str(data.get("title", "")),
+        k3s=data["kubernetes"]["k3s"],
+        cert_manager=data["cert-manager"]["version"],
+        olm=data["olm"]["version"],
+        operator=OperatorWish(
+            package=wish["package"],
+            channel=wish["channel"],
+            version=wish["version"],
+            approval=wish["approval"],
+            catalog=wish["catalog"],
+            subscription_name=wish["subscription"],
+            namespace=wish["namespace"],
+            minimum_kubernetes=wish["minimum-kubernetes"],
+        ),
+        runner=data["runner"]["version"],
+        image_substitutions=dict(images),
+        daemonless=data["daemonless"]["builder"],
+    )
+
+
+def _check_versions(profile: Profile) -> None:
+    for component, version in profile.requested.items():
+        form, example = _FORMS[component]
+        if not re.fullmatch(form, version):
+            raise UsageError(
+                f"{version!r} is no version of {component}", f"write it as its releases do: {example}"
+            )
+    kubernetes = version_tuple(profile.k3s)
+    if kubernetes < MINIMUM_KUBERNETES:
+        raise UsageError(
+            f"{profile.k3s} is too old: the operator needs Kubernetes 1.21.1 or newer (seed, introduction)",
+            "choose a newer --k3s-version",
+        )
+    if version_tuple(profile.cert_manager) < MINIMUM_CERT_MANAGER:
+        raise UsageError(
+            f"cert-manager {profile.cert_manager} is too old: the operator needs 1.7.1 (seed, introduction)",
+            "choose a newer --cert-manager-version",
+        )
+    wanted = profile.operator.minimum_kubernetes
+    if kubernetes < version_tuple(wanted):
+        raise UsageError(
+            f"operator {profile.operator.version} needs Kubernetes {wanted} (its minKubeVersion), "
+            f"{profile.k3s} is older",
+            "choose a newer --k3s-version or an older --operator-version",
+        )
+    if profile.operator.approval == "Automatic" and profile.operator.version:
+        _refuse_automatic(profile)
+
+
+def _refuse_automatic(profile: Profile) -> None:
+    """With Automatic approval OLM goes on to the channel's head, whatever startingCSV says."""
+    raise UsageError(
+        f"operator.approval = Automatic can't hold operator {profile.operator.version}: "
+        "OLM upgrades it at once to the channel's head, so the version asked for would not be the version found",
+        'set approval = "Manual"',
+    )
