@@ -86,6 +86,13 @@ class LeftoversError(HarnessError):
     exit_code = EXIT_LEFTOVERS
 
 
+class Cancelled(HarnessError):
+    """The run was interrupted, or another layer failed, while this was still at work."""
+
+    blame = Blame.SUITE
+    exit_code = EXIT_INTERRUPTED
+
+
 _EXIT_OF_BLAME = {
     Blame.PRODUCT: EXIT_PRODUCT,
     Blame.ENVIRONMENT: EXIT_ENVIRONMENT,

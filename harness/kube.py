@@ -11,7 +11,7 @@ import builtins
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ __all__ = [
     "KindUnknown",
     "Kube",
     "Object",
+    "Watch",
     "WatchExpired",
 ]
 
@@ -73,6 +74,43 @@ class ExecResult:
     stdout: str
     stderr: str
     code: int
+
+
+class Watch:
+    """One watch request; an iterator of (event type, object)."""
+
+    def __init__(self, response: Any, path: str) -> None:
+        self._response = response
+        self._path = path
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[tuple[str, Object]]:
+        try:
+            with api_errors(f"watch {self._path}"):
+                for line in self._lines():
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise WatchExpired(event["object"].get("message", "watch ended"))
+                    if event["type"] != "BOOKMARK":
+                        yield event["type"], event["object"]
+        except ApiUnreachable:
+            if not self._stopped:
+                raise
+        finally:
+            self._response.close()
+
+    def _lines(self) -> Iterator[bytes]:
+        pending = b""
+        for chunk in self._response.stream(None, decode_content=True):
+            pending += chunk
+            *whole, pending = pending.split(b"\n")
+            yield from (line for line in whole if line)
+
+    def stop(self) -> None:
+        """End the iteration, also while another thread is blocked in it."""
+        self._stopped = True
+        with suppress(ValueError, RuntimeError, OSError):  # it has ended by itself meanwhile
+            self._response.shutdown()
 
 
 class _NoDiscovery:
@@ -326,10 +364,10 @@ class Kube:
         timeout_s: float,
         label_selector: str | None = None,
         field_selector: str | None = None,
-    ) -> Iterator[tuple[str, Object]]:
+    ) -> Watch:
         """Changes since ``resource_version`` as (ADDED | MODIFIED | DELETED, object), until ``timeout_s``.
 
-        Closing the generator closes the connection. Raises WatchExpired when a new list is due.
+        Iterating raises WatchExpired when a new list is due; ``stop()`` ends it from any thread.
         """
         query = _selectors(label_selector, field_selector)
         query |= {
@@ -338,16 +376,8 @@ class Kube:
             "timeoutSeconds": max(1, int(timeout_s)),
         }
         path = self.kind(kind).path(namespace)
-        with (
-            api_errors(f"watch {path}"),
-            closing(self._open("GET", path, None, query, None, timeout_s + CONNECT_TIMEOUT_S)) as response,
-        ):
-            for line in _lines(response):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise WatchExpired(event["object"].get("message", "watch ended"))
-                if event["type"] != "BOOKMARK":
-                    yield event["type"], event["object"]
+        with api_errors(f"watch {path}"):
+            return Watch(self._open("GET", path, None, query, None, timeout_s + CONNECT_TIMEOUT_S), path)
 
     def logs(
         self,
@@ -436,14 +466,6 @@ def _parse(response: Any) -> Any:
     if "json" in (response.headers.get("Content-Type") or ""):
         return json.loads(data)
     return data.decode(errors="replace")
-
-
-def _lines(response: Any) -> Iterator[bytes]:
-    pending = b""
-    for chunk in response.stream(None, decode_content=True):
-        pending += chunk
-        *whole, pending = pending.split(b"\n")
-        yield from (line for line in whole if line)
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, object]:

@@ -239,6 +239,6 @@ def _refuse_automatic(profile: Profile) -> None:
     """With Automatic approval OLM goes on to the channel's head, whatever startingCSV says."""
     raise UsageError(
         f"operator.approval = Automatic can't hold operator {profile.operator.version}: "
-        "OLM upgrades it at once to the channel's head, so the version asked for would not be the version found",
+        "OLM upgrades it at once to the head of the channel",
         'set approval = "Manual"',
     )

@@ -11,7 +11,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import EXIT_INTERRUPTED, HarnessError, SuiteDefect
+from harness.errors import Cancelled, SuiteDefect
 from harness.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -24,12 +24,6 @@ log = logging.getLogger("harness.stack")
 
 Progress = Callable[[str, str], None]
 """(layer, what just changed); called from the layer's thread."""
-
-
-class Cancelled(HarnessError):
-    """The run was interrupted, or another layer failed, while this one was still at work."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 def _log_progress(layer: str, text: str) -> None:
