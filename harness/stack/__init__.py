@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.artifacts import Artifacts
     from harness.cluster import Cluster
     from harness.kube import Kube
+    from harness.options import ProvisionOptions
     from harness.profile import Profile
 
 log = logging.getLogger("harness.stack")
@@ -37,6 +38,7 @@ class StackContext:
     run_id: str
     name: str
     state_dir: Path
+    options: ProvisionOptions
     profile: Profile
     artifacts: Artifacts
     cluster: Cluster
@@ -51,14 +53,18 @@ class Layer:
     """A closed room: how to install it, what it needs first, and where to look when it fails.
 
     ``install`` returns when the layer is ready and raises HarnessError (usually WaitError) when it can't
-    be. ``ready`` is one look, without waiting: None when ready, else what is missing, for ``status`` and
-    ``--reuse``. ``kinds`` and ``namespaces`` are what evidence is collected from.
+    be; what it returns goes to ``ctx.results``. ``ready`` is one look, without waiting: None when ready, else
+    what is missing, for ``status`` and ``--reuse``. ``attach`` gives the result in another process, from
+    files below ``ctx.state_dir``. ``remove`` takes away what the layer made outside the cluster. ``kinds`` and
+    ``namespaces`` are what evidence is collected from.
     """
 
     name: str
     install: Callable[[StackContext], object]
     needs: tuple[str, ...] = ()
     ready: Callable[[StackContext], str | None] = lambda ctx: None
+    attach: Callable[[StackContext], object] = lambda ctx: None
+    remove: Callable[[StackContext], None] = lambda ctx: None
     namespaces: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
