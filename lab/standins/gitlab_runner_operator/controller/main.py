@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 from . import webhook
@@ -25,7 +26,7 @@ RESYNC_S = 1.0
 """Pause before a watch that ended or failed is set up again."""
 
 
-def log(level: str, name: str, message: str, **fields: Any) -> None:
+def log(level: str, name: str, message: str, /, **fields: Any) -> None:
     """A line as zap's console encoder writes it."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     parts = [now, level, name, message, *([json.dumps(fields)] if fields else [])]
@@ -142,6 +143,12 @@ class Manager:
         log("ERROR", "setup", "problem running manager", error="leader election lost")
 
 
+def die(failed: threading.ExceptHookArgs) -> None:
+    """A thread that meets the unexpected takes the process with it: the kubelet starts it anew."""
+    traceback.print_exception(failed.exc_value)
+    os._exit(2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="manager")
     parser.add_argument("--metrics-addr", "--metrics-bind-address", default=":8080")
@@ -149,6 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
+    threading.excepthook = die
     manager = Manager(Api())
     webhook.serve_metrics(options.metrics_addr, manager.metrics)
     log(
