@@ -27,7 +27,7 @@ Progress = Callable[[str, str], None]
 """(layer, what just changed); called from the layer's thread."""
 
 
-def _log_progress(layer: str, text: str) -> None:
+def log_progress(layer: str, text: str) -> None:
     log.info("%s: %s", layer, text)
 
 
@@ -43,8 +43,11 @@ class StackContext:
     artifacts: Artifacts
     cluster: Cluster
     kube: Kube
-    progress: Progress = _log_progress
+    progress: Progress = log_progress
     cancelled: threading.Event = field(default_factory=threading.Event)
+    spawn: Callable[[Callable[[], Any]], Any] = lambda function: function()
+    """Runs a function in a thread that lives as long as the run: a child that asks to die with its parent
+    (PR_SET_PDEATHSIG) dies with the *thread* that started it."""
     results: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,10 +56,10 @@ class Layer:
     """A closed room: how to install it, what it needs first, and where to look when it fails.
 
     ``install`` returns when the layer is ready and raises HarnessError (usually WaitError) when it can't
-    be; what it returns goes to ``ctx.results``. ``ready`` is one look, without waiting: None when ready, else
-    what is missing, for ``status`` and ``--reuse``. ``attach`` gives the result in another process, from
-    files below ``ctx.state_dir``. ``remove`` takes away what the layer made outside the cluster. ``kinds`` and
-    ``namespaces`` are what evidence is collected from.
+    be; what it returns goes to ``ctx.results``. ``ready`` is one look, without waiting: None when ready,
+    else what is missing, for ``status`` and ``--reuse``. ``attach`` gives the result in another process, from
+    files below ``ctx.state_dir``. ``remove`` takes away what the layer made outside the cluster. ``kinds``
+    and ``namespaces`` are what evidence is collected from.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What several layers do in the same way: read manifests, apply them in order, wait for Deployments and CRDs."""
+"""What several layers do alike: read manifests, apply them in order, wait for Deployments and CRDs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LAST = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 
 
 def load_manifests(path: Path) -> list[Object]:
-    """The objects of a YAML file. Raises EnvironmentProblem when it isn't one (a captive portal's page, say)."""
+    """The objects of a YAML file. Raises EnvironmentProblem for what is none (a captive portal's page)."""
     try:
         found = [document for document in yaml.load_all(path.read_text(), _LOADER) if document]
     except (yaml.YAMLError, UnicodeDecodeError) as error:

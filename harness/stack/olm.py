@@ -1,7 +1,7 @@
-"""Operator Lifecycle Manager, in the steps of its release's install.sh (seed: Install Operator Lifecycle Manager).
+"""Operator Lifecycle Manager, in the steps of its release's install.sh (seed: "Install … OLM").
 
-install.sh refuses a second installation, creates crds.yaml, waits for Established, creates olm.yaml, waits for the
-rollout of olm-operator and catalog-operator, for the CSV ``packageserver`` to succeed, and for its rollout.
+install.sh refuses a second installation, creates crds.yaml, waits for Established, creates olm.yaml, waits
+for the rollout of olm-operator and catalog-operator, for the CSV ``packageserver`` to succeed and roll out.
 Two layers, because a Subscription needs the controllers and a catalog but not the packageserver.
 """
 

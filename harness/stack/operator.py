@@ -1,11 +1,12 @@
 """GitLab Runner Operator through OLM (seed: Install Operator), held at the version asked for.
 
-The seed's Subscription alone gives today's head of the channel. So: ``startingCSV`` with Manual approval, and
-only the InstallPlan whose ``clusterServiceVersionNames`` is the CSV asked for is approved; the plan for the next
-version shows up while the first one is still installing.
+The seed's Subscription alone gives today's head of the channel. So: ``startingCSV`` with Manual approval,
+and only the InstallPlan whose ``clusterServiceVersionNames`` is the CSV asked for is approved; the plan for
+the next version shows up while the first one is still installing.
 
-An image is substituted in the CSV *and* in the Deployment: while the CSV is Installing, OLM notices a patched CSV
-only after its 5-minute install timeout, and writes the CSV's template over a Deployment that alone was edited.
+An image is substituted in the CSV *and* in the Deployment: while the CSV is Installing, OLM notices a patched
+CSV only after its 5-minute install timeout; a Deployment that alone was edited it overwrites when it next
+reinstalls.
 """
 
 from __future__ import annotations

@@ -1,0 +1,249 @@
+"""runner-conformance: make, look at, use and remove a stack by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness import state as states
+from harness.cli_view import LiveProgress, print_plan, print_status, print_timeline
+from harness.errors import (
+    EXIT_ENVIRONMENT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    HarnessError,
+    LeftoversError,
+    UsageError,
+)
+from harness.options import ProvisionOptions
+from harness.redact import redact
+
+app = typer.Typer(
+    help="k3s, cert-manager, OLM, GitLab Runner Operator and a Runner, in an ephemeral cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DEFAULT_NAME = "default"
+DEFAULT_LAYERS = ("images", "cert-manager", "olm", "operator", "registry", "gitlab", "runner")
+
+Name = Annotated[str, typer.Argument(help="Name of the stack, as given to `up --name`.")]
+
+
+@app.command(epilog="Example: runner-conformance doctor")
+def doctor(
+    cluster: Annotated[str, typer.Option(help="Which kind of cluster is to run here.")] = "k3s",
+) -> None:
+    """Say everything that this host lacks for a run, each with its mend."""
+    from harness.doctor import examine
+
+    findings = examine(cluster)
+    for finding in findings:
+        console.print(f"{'ok  ' if finding.ok else 'LACK'}  {finding.what}: {finding.found}")
+        if not finding.ok:
+            console.print(f"      What to do: {finding.mend}")
+    raise typer.Exit(EXIT_OK if all(it.ok or it.optional for it in findings) else EXIT_ENVIRONMENT)
+
+
+@app.command(epilog="Example: runner-conformance up --keep --name demo")
+def up(
+    profile: Annotated[str, typer.Option(help="Profile by name, or a TOML file.")] = "seed",
+    artifacts: Annotated[str, typer.Option(help="auto, upstream, china, or a bundle directory.")] = "auto",
+    name: Annotated[str, typer.Option(help="Name of the stack.")] = DEFAULT_NAME,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Return and leave it running; `down` removes it.")
+    ] = False,
+    cluster: Annotated[str, typer.Option(help="k3s (ephemeral), kind, or existing.")] = "k3s",
+    kubeconfig: Annotated[Path | None, typer.Option(help="With --cluster existing.")] = None,
+    context: Annotated[str | None, typer.Option(help="With --cluster existing.")] = None,
+    gitlab_url: Annotated[str | None, typer.Option(help="Your GitLab; without it the embedded one.")] = None,
+    gitlab_token_file: Annotated[Path | None, typer.Option(help="File with a token of scope api.")] = None,
+    gitlab_ca_file: Annotated[Path | None, typer.Option(help="CA of your GitLab, PEM.")] = None,
+    gitlab_project: Annotated[str | None, typer.Option(help="Project to use; else one is made.")] = None,
+    k3s_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
+    cert_manager_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
+    olm_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
+    operator_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
+    runner_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Install only this layer and its needs.")] = None,
+) -> None:
+    """Install the stack; without --keep it lives until Ctrl-C."""
+    options = ProvisionOptions(
+        profile=profile,
+        overrides={
+            "k3s": k3s_version,
+            "cert-manager": cert_manager_version,
+            "olm": olm_version,
+            "operator": operator_version,
+            "runner": runner_version,
+            "channel": channel,
+        },
+        artifacts=artifacts,
+        name=name,
+        keep=keep,
+        cluster=cluster,
+        kubeconfig=kubeconfig,
+        context=context,
+        gitlab_url=gitlab_url,
+        gitlab_token_file=gitlab_token_file,
+        gitlab_ca_file=gitlab_ca_file,
+        gitlab_project=gitlab_project,
+    )
+    _up(options, only)
+
+
+def _up(options: ProvisionOptions, only: list[str] | None) -> None:
+    from harness.session import LAYERS, Provisioner
+
+    layers = tuple(only) if only else tuple(name for name in DEFAULT_LAYERS if name in LAYERS)
+    unknown = [name for name in layers if name not in LAYERS]
+    if unknown:
+        raise UsageError(f"no layer is called {unknown[0]!r}", f"there are {', '.join(LAYERS)}")
+    progress = LiveProgress(console)
+    run = Provisioner(options, progress=progress, report=console.print)
+    stays = False
+    try:
+        print_plan(console, run.plan(layers))
+        ctx = run.up(layers)
+        print_timeline(console, run.timeline)
+        console.print(f"\nexport KUBECONFIG={ctx.cluster.kubeconfig}")
+        stays = options.keep
+        if stays:
+            console.print(f"Remove it with: runner-conformance down {options.name}")
+        else:
+            console.print("Running; Ctrl-C removes it.")
+            signal.pause()
+    except HarnessError:
+        print_timeline(console, run.timeline)
+        raise
+    finally:
+        if not stays:
+            _clean_up(run)
+
+
+def _clean_up(run: Any) -> None:
+    """Teardown that a second Ctrl-C doesn't cut short."""
+    with _ignoring_interrupts():
+        console.print("Removing everything that this run made …")
+        leftovers = run.down()
+    if leftovers:
+        raise LeftoversError(
+            "not everything could be removed", "see `runner-conformance reap`", evidence="\n".join(leftovers)
+        )
+    console.print("Nothing is left.")
+
+
+@app.command(epilog="Example: runner-conformance status demo")
+def status(name: Annotated[str | None, typer.Argument(help="One stack; without it, all.")] = None) -> None:
+    """Show the stacks of this host, and whether each of their layers is ready now."""
+    found = [name] if name else states.names()
+    if not found:
+        console.print("There is no stack here; `runner-conformance up --keep` makes one.")
+    complete = [print_status(console, one) for one in found]
+    raise typer.Exit(EXIT_OK if all(complete) else EXIT_ENVIRONMENT)
+
+
+@app.command(epilog="Example: export KUBECONFIG=$(runner-conformance kubeconfig demo)")
+def kubeconfig(name: Name = DEFAULT_NAME) -> None:
+    """Print the path of a stack's kubeconfig."""
+    state = states.StackState.load(states.directory_of(name))
+    if not state.kubeconfig:
+        raise UsageError(f"stack {name!r} has no cluster yet")
+    print(state.kubeconfig)
+
+
+@app.command(
+    epilog="Example: runner-conformance shell demo -- k3s crictl images",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def shell(context: typer.Context, name: Name = DEFAULT_NAME) -> None:
+    """Run a command on the node (default: a shell that has KUBECONFIG set, on this host)."""
+    from harness.session import attach
+
+    ctx = attach(name)
+    if not context.args:
+        environment = {**os.environ, "KUBECONFIG": str(ctx.cluster.kubeconfig)}
+        raise typer.Exit(subprocess.run([os.environ.get("SHELL", "/bin/sh")], env=environment).returncode)
+    done = ctx.cluster.node_shell(context.args, timeout_s=3600)
+    sys.stdout.write(done.stdout)
+    sys.stderr.write(done.stderr)
+    raise typer.Exit(done.returncode)
+
+
+@app.command(epilog="Example: runner-conformance down demo")
+def down(name: Name = DEFAULT_NAME) -> None:
+    """Remove a kept stack: everything that carries its run id, and nothing else."""
+    from harness.session import take_down
+
+    with _ignoring_interrupts():
+        leftovers = take_down(name)
+    if leftovers:
+        raise LeftoversError(
+            f"not everything of stack {name!r} could be removed",
+            "mend what it says and run `down` again",
+            evidence="\n".join(leftovers),
+        )
+    console.print(f"Stack {name!r} is removed.")
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    def told(number: int, frame: FrameType | None) -> None:
+        console.print("Still cleaning up; it takes a few seconds.")
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: errors become a sentence and an exit code that tells environment from product."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _as_interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except HarnessError as error:
+        console.print(f"\n{redact(str(error))}", markup=False)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        code = EXIT_INTERRUPTED
+    except typer.Abort:
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        code = _usage_of_click(error)
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _usage_of_click(error: Exception) -> int:
+    """Click's own complaints (unknown option, missing value) as it prints them; anything else is ours."""
+    show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if show is None or code is None:
+        raise error
+    show()
+    return int(code)
+
+
+if __name__ == "__main__":
+    main()

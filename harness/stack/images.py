@@ -1,0 +1,66 @@
+"""Image pre-pulls: the node fetches what later layers need while the first ones still install.
+
+Only an acceleration: a pull that fails here is told and forgotten, the kubelet's own pull decides. Without a
+node shell there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from harness.errors import HarnessError
+from harness.profile import Profile
+from harness.stack import Layer, StackContext
+
+NAME = "images"
+PULLS_AT_ONCE = 2
+"""The node unpacks with one core an image; more at once would slow down the kubelet's own pulls."""
+PULL_TIMEOUT_S = 300
+
+_OPERATOR = "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/gitlab-runner-operator"
+_RUNNER = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images"
+
+
+def wanted(profile: Profile) -> list[str]:
+    """Images of the later layers, in the order in which they are needed."""
+    version, runner = profile.operator.version, profile.runner
+    return [
+        "quay.io/operatorhubio/catalog:latest",
+        "quay.io/operator-framework/opm:latest",
+        f"quay.io/operatorhubio/gitlab-runner-operator:v{version}",
+        f"{_OPERATOR}:v{version}",
+        *profile.image_substitutions.values(),
+        f"{_RUNNER}/gitlab-runner-ocp:v{runner}",
+        f"{_RUNNER}/gitlab-runner-helper-ocp:v{runner}",
+    ]
+
+
+def install(ctx: StackContext) -> None:
+    """Pull on the node, a few at once; never raises for a pull that failed."""
+    if "node-shell" not in ctx.cluster.abilities:
+        ctx.progress(NAME, "nothing is pulled beforehand: this cluster has no node shell")
+        return
+    known = ctx.artifacts.images()
+    refs = [ref for ref in wanted(ctx.profile) if not known or ref in known]
+    with ThreadPoolExecutor(PULLS_AT_ONCE, thread_name_prefix="pull") as pool:
+        failed = [line for line in pool.map(lambda ref: _pull(ctx, ref), refs) if line]
+    ctx.progress(NAME, f"{len(refs) - len(failed)} of {len(refs)} images on the node")
+    for line in failed:
+        ctx.progress(NAME, line)
+
+
+def _pull(ctx: StackContext, ref: str) -> str:
+    """Empty when the image is on the node, else why it isn't."""
+    if ctx.cancelled.is_set():
+        return f"{ref}: not pulled, interrupted"
+    argv: Sequence[str] = ("k3s", "crictl", "pull", ref)
+    try:
+        done = ctx.cluster.node_shell(argv, timeout_s=PULL_TIMEOUT_S)
+    except (HarnessError, OSError, subprocess.SubprocessError) as error:
+        return f"{ref}: {error}"
+    return "" if done.returncode == 0 else f"{ref}: {(done.stderr or done.stdout).strip()[-200:]}"
+
+
+LAYER = Layer(name=NAME, install=install)

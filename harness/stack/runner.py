@@ -1,0 +1,135 @@
+"""A Runner, as the seed creates it: Secret with the token, optional config.toml, Runner resource."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.diagnose import Problem, Scope, hopeless_pods
+from harness.errors import SuiteDefect
+from harness.kube import Kube, Object
+from harness.ownership import labels
+from harness.redact import Secret
+from harness.stack import StackContext
+from harness.stack.common import DEPLOYMENT, POD, deployment_hopeless, rolled_out, tell
+from harness.wait import Watched, wait_for
+
+NAME = "runner"
+RUNNER = "apps.gitlab.com/v1beta2/Runner"
+NAMESPACE = "default"
+"""Where the seed puts it. Not ``operators``: Pod Security baseline there refuses privileged build pods."""
+RUNNER_NAME = "jh-gitlab-runner"
+
+TOKEN_KEY = "runner-registration-token"
+"""Operator 1.15.1 wants this key also for new-style glrt- tokens."""
+READY_TIMEOUT_S = 300
+
+
+def create_runner_resources(
+    ctx: StackContext,
+    name: str,
+    namespace: str,
+    token: Secret,
+    gitlab_url: str,
+    *,
+    build_image: str = "alpine",
+    config_toml: str | None = None,
+    ca_file: Path | None = None,
+    tags: str | None = None,
+) -> Object:
+    """Create namespace, Secret ``<name>-secret``, where asked for ConfigMap and CA Secret, and the Runner.
+
+    ``config_toml`` becomes ConfigMap ``<name>-config`` with key config.toml, the runner's registration
+    template; ``ca_file`` becomes Secret ``<name>-ca`` with key tls.crt. Returns the Runner.
+    """
+    if namespace == ctx.profile.operator.namespace:
+        raise SuiteDefect(f"a Runner in {namespace} can't start privileged pods", "choose another namespace")
+    kube = ctx.kube
+    ensure_namespace(kube, namespace, ctx.run_id)
+    metadata = {"namespace": namespace, "labels": labels(ctx.run_id)}
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {**metadata, "name": f"{name}-secret"},
+            "type": "Opaque",
+            "stringData": {TOKEN_KEY: token.reveal()},
+        }
+    )
+    spec = {"gitlabUrl": gitlab_url, "buildImage": build_image, "token": f"{name}-secret"}
+    if tags is not None:
+        spec["tags"] = tags
+    if config_toml is not None:
+        spec["config"] = f"{name}-config"
+        kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {**metadata, "name": f"{name}-config"},
+                "data": {"config.toml": config_toml},
+            }
+        )
+    if ca_file is not None:
+        spec["ca"] = f"{name}-ca"
+        kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {**metadata, "name": f"{name}-ca"},
+                "type": "Opaque",
+                "stringData": {"tls.crt": ca_file.read_text()},
+            }
+        )
+    return kube.apply(
+        {
+            "apiVersion": "apps.gitlab.com/v1beta2",
+            "kind": "Runner",
+            "metadata": {**metadata, "name": name},
+            "spec": spec,
+        }
+    )
+
+
+def ensure_namespace(kube: Kube, namespace: str, run_id: str) -> None:
+    """Create the namespace unless it is there; one that is there is not marked as ours."""
+    if kube.get("v1/Namespace", namespace) is None:
+        kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": namespace, "labels": labels(run_id)},
+            }
+        )
+
+
+def wait_runner_pod(
+    ctx: StackContext, name: str, namespace: str, timeout_s: float = READY_TIMEOUT_S
+) -> Object:
+    """Wait until the Runner's Deployment ``<name>-runner`` is rolled out.
+
+    The Runner's own status.phase isn't asked: operator 1.15.1 may leave it Pending while the runner works.
+    """
+    deployment = f"{name}-runner"
+
+    def hopeless(found: Object | None) -> Problem | None:
+        if found is not None:
+            return deployment_hopeless(ctx, found)
+        return hopeless_pods(ctx.kube, Scope(ctx.profile.operator.namespace))
+
+    found = wait_for(
+        lambda: ctx.kube.get(DEPLOYMENT, deployment, namespace),
+        ready=lambda it: it is not None and rolled_out(it) is None,
+        hopeless=hopeless,
+        what=f"runner {namespace}/{deployment}",
+        timeout_s=timeout_s,
+        kube=ctx.kube,
+        watch=[
+            Watched(DEPLOYMENT, namespace),
+            Watched(POD, namespace),
+            Watched(RUNNER, namespace),
+        ],
+        about=[Scope(namespace), Scope(ctx.profile.operator.namespace)],
+        progress=tell(ctx, NAME),
+        cancelled=ctx.cancelled,
+    )
+    assert found is not None  # ready() said so
+    return found
