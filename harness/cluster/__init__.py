@@ -1,0 +1,6 @@
+"""Where the stack runs: an ephemeral k3s of our own, a kind cluster, or one that exists."""
+
+from harness.cluster.k3s import K3sCluster
+from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, Cluster, ClusterOptions
+
+__all__ = ["DOCKER", "LOAD_IMAGE", "NODE_SHELL", "Cluster", "ClusterOptions", "K3sCluster"]

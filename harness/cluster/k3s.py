@@ -1,0 +1,376 @@
+"""The ephemeral cluster: any k3s binary, in namespaces of its own on this host."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from harness.cluster import cgroups, keeper, linux, links, node, preflight
+from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
+from harness.cluster.record import Record
+from harness.cluster.registries import REGISTRY_PORT, registries_yaml
+from harness.errors import Blame, EnvironmentProblem, HarnessError, LeftoversError
+from harness.kube import Kube, Object
+from harness.wait import Watched, wait_for
+
+log = logging.getLogger(__name__)
+
+#: k3s's documentation, "Packaged Components": what the chain doesn't use, but takes time and images.
+_DISABLED = ("traefik", "servicelb", "metrics-server", "local-storage")
+_OVERLAYFS_MAGIC_NAMES = {"overlay", "overlayfs"}
+_API_TIMEOUT_S = 120.0
+_NODE_TIMEOUT_S = 180.0
+_STOP_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+_LOG_LINES = 25
+
+
+class K3sCluster:
+    """A k3s of one node that leaves nothing behind.
+
+    >>> cluster = K3sCluster(ClusterOptions("rc-0a1b2c3d", "verify", k3s, state_dir))
+    >>> kubeconfig = cluster.start()
+    >>> cluster.stop()
+    """
+
+    def __init__(self, options: ClusterOptions) -> None:
+        self._options: ClusterOptions | None = options
+        self.state_dir = options.state_dir.absolute()
+        self._name = options.name
+        self._record: Record | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._version = ""
+
+    @classmethod
+    def attach(cls, state_dir: Path) -> K3sCluster:
+        """A cluster that another process started.  Raises EnvironmentProblem if it no longer runs."""
+        record = Record.load(state_dir)
+        cluster = cls.__new__(cls)
+        cluster._options, cluster._keeper = None, None
+        cluster.state_dir, cluster._name = state_dir.absolute(), record.name
+        cluster._record, cluster._version = record, record.version
+        if not record.alive:
+            raise EnvironmentProblem(
+                f"the cluster {record.name} no longer runs" + (f": {record.ended}" if record.ended else ""),
+                "remove what it left with runner-conformance reap, and start it again",
+                evidence=cluster.log_tail(),
+            )
+        return cluster
+
+    # -- what it is ----------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state_dir / "kubeconfig"
+
+    @property
+    def context(self) -> str | None:
+        return None
+
+    @property
+    def node_ip(self) -> str:
+        return links.Subnet(self._running.subnet).node_ip
+
+    @property
+    def host_ip(self) -> str:
+        return links.Subnet(self._running.subnet).host_ip
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        docker = self._options.docker_engine is not None if self._options else self._running.docker
+        return frozenset({NODE_SHELL, LOAD_IMAGE} | ({DOCKER} if docker else set()))
+
+    @property
+    def node_etc_docker(self) -> Path:
+        """/etc/docker of the node, on this host: for ``certs.d/<registry>/ca.crt``."""
+        return self.state_dir / "node/etc-docker"
+
+    @property
+    def _running(self) -> Record:
+        if self._record is None or not self._record.subnet:
+            raise EnvironmentProblem(f"the cluster {self._name} has not been started")
+        return self._record
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def start(self) -> Path:
+        """Start k3s and wait for the node to be Ready.  Raises HarnessError; then nothing is left."""
+        options = self._options
+        if options is None:
+            return self.kubeconfig
+        self._version = preflight.check(options)
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._record = self._new_record(options)
+            self._record.save(self.state_dir)
+            self._unpack_docker(options)
+            self._start_keeper(options)
+            self._await_kubeconfig()
+            self._await_node()
+        except BaseException:
+            self.stop()
+            raise
+        return self.kubeconfig
+
+    def _new_record(self, options: ClusterOptions) -> Record:
+        return Record(
+            run_id=options.run_id,
+            name=options.name,
+            k3s=str(options.k3s.absolute()),
+            version=self._version,
+            arguments=server_arguments(options, self._version),
+            registries=yaml.safe_dump(registries_yaml(options, "{host_ip}"), sort_keys=True),
+            unreachable=list(options.unreachable_registries),
+            registry_program=str(options.registry_program.absolute()) if options.registry_program else "",
+            storage=str(options.storage.absolute()) if options.storage else "",
+            registry_port=REGISTRY_PORT,
+            docker=options.docker_engine is not None,
+            keep=options.keep,
+        )
+
+    def _unpack_docker(self, options: ClusterOptions) -> None:
+        self.node_etc_docker.mkdir(parents=True, exist_ok=True)
+        if options.docker_engine is None:
+            return
+        target = self.state_dir / "docker-engine"
+        target.mkdir()
+        done = subprocess.run(
+            ["tar", "-xf", options.docker_engine, "-C", target], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise EnvironmentProblem(
+                f"the docker engine {options.docker_engine} can't be unpacked", "is it a tar, and is there space?",
+                evidence=done.stderr,
+            )  # fmt: skip
+
+    def _start_keeper(self, options: ClusterOptions) -> None:
+        with open(self.state_dir / "keeper.log", "ab") as output:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-m", "harness.cluster.keeper", str(self.state_dir)],
+                stdin=subprocess.DEVNULL if options.keep else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C at the terminal must reach the harness alone, which then stops this
+                cwd="/",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            )
+        assert self._keeper.stdout
+        message = _read_message(self._keeper.stdout)
+        if message.get("event") != "started":
+            raise EnvironmentProblem(
+                str(message.get("message", "the process that keeps the cluster ended at its start")),
+                str(message.get("hint", "")),
+                blame=Blame(message["blame"]) if "blame" in message else None,
+                evidence=str(message.get("evidence", "")) or _tail(self.state_dir / "keeper.log"),
+            )
+        self._record = Record.load(self.state_dir)
+
+    def _await_kubeconfig(self) -> None:
+        """Take k3s's own kubeconfig, with the node's address as this host sees it."""
+        source = self.state_dir / "node/etc-rancher/k3s/k3s.yaml"
+        deadline = time.monotonic() + _API_TIMEOUT_S
+        while not source.exists() or not source.stat().st_size:
+            self._give_up_if_ended()
+            if time.monotonic() > deadline:
+                raise EnvironmentProblem(
+                    f"k3s has not written its kubeconfig after {_API_TIMEOUT_S:.0f} s",
+                    "its log says what it was doing",
+                    evidence=self.log_tail(),
+                )
+            time.sleep(_POLL_S)
+        text = source.read_text().replace("https://127.0.0.1:6443", f"https://{self.node_ip}:6443")
+        descriptor = os.open(self.kubeconfig, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+
+    def _await_node(self) -> None:
+        while True:
+            with suppress(EnvironmentProblem):
+                kube = Kube(self.kubeconfig)
+                if kube.list("v1/Node") is not None:
+                    break
+            self._give_up_if_ended()
+            time.sleep(_POLL_S)
+        wait_for(
+            lambda: kube.get("v1/Node", self._name),
+            ready=_node_is_ready,
+            hopeless=lambda _: self._ended(),
+            what=f"node {self._name} Ready",
+            timeout_s=_NODE_TIMEOUT_S,
+            kube=kube,
+            watch=[Watched("v1/Node")],
+        )
+
+    def _ended(self) -> str | None:
+        if self._keeper and self._keeper.poll() is not None:
+            return (
+                Record.load(self.state_dir).ended or f"its keeper ended with status {self._keeper.returncode}"
+            )
+        return None
+
+    def _give_up_if_ended(self) -> None:
+        if reason := self._ended():
+            raise EnvironmentProblem(
+                f"the cluster {self._name} did not come up: {reason}",
+                "the last lines of its log say why",
+                evidence=self.log_tail(),
+            )
+
+    def stop(self) -> None:
+        """End the node and remove all that belonged to it.  Raises LeftoversError if something resists."""
+        if not (self.state_dir / "cluster.json").exists():
+            if self._options and self.state_dir.exists():
+                shutil.rmtree(self.state_dir)
+            return
+        record = Record.load(self.state_dir)
+        _end_keeper(record, self._keeper)
+        left = keeper.remove_outside(record) if record.link else []
+        try:
+            shutil.rmtree(self.state_dir)
+        except OSError as error:
+            left.append(f"{error.filename}: {error.strerror}")
+        if left:
+            raise LeftoversError(
+                f"the cluster {self._name} is stopped, but something of it is left: {'; '.join(left)}",
+                "try runner-conformance reap",
+            )
+
+    # -- abilities -----------------------------------------------------------------------------------------
+
+    def node_shell(self, argv: Sequence[str], timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+        """Run a command in the node's namespaces; ``kubectl``, ``ctr`` and ``crictl`` are in its PATH."""
+        record = self._running
+        path = f"{self.state_dir / 'bin'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        try:
+            return subprocess.run(
+                ["nsenter", "--target", str(record.node), "--all", "--", *argv],
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+                env={"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HarnessError(
+                f"on the node {self._name}, {' '.join(argv)} has not ended after {timeout_s:.0f} s",
+                evidence=str(error.stdout or ""),
+                blame=Blame.ENVIRONMENT,
+            ) from error
+
+    def load_image(self, archive: Path) -> None:
+        """Import an archive into the node's containerd."""
+        done = self.node_shell(
+            ["k3s", "ctr", "-n", "k8s.io", "images", "import", str(archive)], timeout_s=300
+        )
+        if done.returncode:
+            raise EnvironmentProblem(f"the node can't import {archive}", evidence=done.stderr)
+
+    def log_tail(self, lines: int = _LOG_LINES) -> str:
+        """The last lines of k3s's log."""
+        return _tail(self.state_dir / "logs/k3s.log", lines)
+
+
+def server_arguments(options: ClusterOptions, version: str) -> list[str]:
+    """Arguments of ``k3s server``; ``{node_ip}`` and ``{host_ip}`` are put in when the subnet is known."""
+    minor = int(match[1]) if (match := re.match(r"v1\.(\d+)", version)) else 0
+    arguments = [
+        "server",
+        f"--node-name={options.name}",
+        "--node-ip={node_ip}",
+        "--advertise-address={node_ip}",
+        "--tls-san={node_ip}",
+        f"--disable={','.join(_DISABLED)}",
+        "--disable-network-policy",  # needs ipset in the kernel; nothing in the chain uses network policies
+        "--disable-helm-controller",
+        "--flannel-backend=host-gw",  # one node: no tunnel, so no vxlan in the kernel either
+        # conntrack's limits belong to the first network namespace; in another, kube-proxy can't set them and ends
+        "--kube-proxy-arg=conntrack-max-per-core=0",
+        "--kube-proxy-arg=conntrack-tcp-timeout-established=0",
+        "--kube-proxy-arg=conntrack-tcp-timeout-close-wait=0",
+    ]
+    if minor >= 35 and cgroups.is_v1(cgroups.hierarchies()):
+        arguments.append("--kubelet-arg=fail-cgroupv1=false")  # kubelet refuses cgroup v1 from 1.35 on
+    if options.air_gapped and preflight.understands(options.k3s, "--disable-default-registry-endpoint"):
+        arguments.append(
+            "--disable-default-registry-endpoint"
+        )  # a missing image is missing, not "no such host"
+    if _filesystem(options.state_dir) in _OVERLAYFS_MAGIC_NAMES:
+        arguments.append("--snapshotter=native")  # overlayfs can't be layered over overlayfs
+    return [*arguments, *(it.replace("{", "{{").replace("}", "}}") for it in options.extra_args)]
+
+
+def _filesystem(path: Path) -> str:
+    """Type of the file system that a path is, or will be, on."""
+    while not path.exists():
+        path = path.parent
+    real, best = str(path.resolve()), ("", "")
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, target, kind, *_ = line.split()
+        if (real == target or real.startswith(target.rstrip("/") + "/")) and len(target) >= len(best[0]):
+            best = (target, kind)
+    return best[1]
+
+
+def _node_is_ready(found: Object | None) -> bool:
+    conditions = (found or {}).get("status", {}).get("conditions", [])
+    return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
+
+
+def _end_keeper(record: Record, child: subprocess.Popen[bytes] | None) -> None:
+    """Ask the keeper to end, then make it; its children die with it."""
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    if record.alive:
+        os.kill(record.keeper, signal.SIGTERM)
+    while record.alive and time.monotonic() < deadline:
+        if child:
+            child.poll()
+        time.sleep(_POLL_S)
+    if record.alive:
+        os.kill(record.keeper, signal.SIGKILL)
+    if child:
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                pipe.close()
+    for pid in cgroup_processes(record):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def cgroup_processes(record: Record) -> set[int]:
+    """Processes that are still in the node's cgroups: all of them are the node's."""
+    return {pid for it in cgroups.hierarchies() for pid in cgroups.processes(it.path / record.cgroup)}
+
+
+def _read_message(stream: IO[bytes]) -> dict[str, Any]:
+    line = stream.readline()
+    message: dict[str, Any] = json.loads(line) if line else {}
+    return message
+
+
+def _tail(path: Path, lines: int = _LOG_LINES) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""

@@ -1,0 +1,217 @@
+"""The process on the host's side of a node: it makes what the node needs outside, and takes it away again.
+
+    python -m harness.cluster.keeper <state_dir>
+
+It reads ``keeper.json``, reports progress as JSON lines on standard output, and ends when asked to (SIGTERM), when
+k3s ends, or when its standard input closes: that is the life line of the process that started it.  The node's
+processes and the registry die with it, by the kernel's hand, even if it is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness.artifacts.registry_server import RegistryServer
+from harness.cluster import cgroups, dns, linux, links, nat, node
+from harness.cluster.record import Record
+from harness.errors import EnvironmentProblem, HarnessError
+
+_KILL_TIMEOUT_S = 10
+
+
+class _Stop(Exception):
+    """Somebody asked for the end."""
+
+
+class Keeper:
+    """One node's outside."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._record = Record.load(state_dir)
+        self._state_dir = state_dir
+        self._reservation: socket.socket | None = None
+        self._registry: RegistryServer | None = None
+        self._child = 0
+        self._messages = b""
+
+    def run(self) -> int:
+        """Start everything, wait for the end, clean up; returns the exit code."""
+        try:
+            self._start()
+            self._wait()
+        except _Stop:
+            return 0
+        except HarnessError as error:
+            self._tell({"event": "failed", "message": error.message, "hint": error.hint,
+                        "evidence": error.evidence, "blame": error.blame.value})  # fmt: skip
+            return error.exit_code
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self._clean_up()
+        return 0
+
+    def _start(self) -> None:
+        record = self._record
+        subnet, self._reservation = links.reserve()
+        record.subnet, record.keeper, record.keeper_ticks = (
+            subnet.number,
+            os.getpid(),
+            linux.start_ticks(os.getpid()),
+        )
+        record.link = links.link_name(record.run_id, subnet.number)
+        record.save(self._state_dir)
+        cgroups.create(record.cgroup)
+        spec = self._spec(subnet)
+        events, to_keeper = os.pipe()
+        from_keeper, go = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            self._become_node(spec, to_keeper, from_keeper)
+        os.close(to_keeper)
+        os.close(from_keeper)
+        self._events = events
+        self._expect("entered")
+        links.connect(subnet, record.run_id, record.name, self._child)
+        record.forwarding_was_off = nat.open_forwarding()
+        record.save(self._state_dir)
+        nat.Nat(record.run_id, record.link, subnet.network).open()
+        if record.registry_program and record.storage:
+            self._registry = RegistryServer(
+                Path(record.registry_program), Path(record.storage), subnet.host_ip, record.registry_port,
+                state_dir=self._state_dir / "registry",
+            )  # fmt: skip
+            self._registry.start()
+        os.write(go, b"g")
+        record.node = int(self._expect("started")["pid"])
+        record.save(self._state_dir)
+        self._tell({"event": "started"})
+
+    def _spec(self, subnet: links.Subnet) -> node.NodeSpec:
+        record = self._record
+        arguments = [it.format(node_ip=subnet.node_ip, host_ip=subnet.host_ip) for it in record.arguments]
+        node_dir = self._state_dir / "node"
+        for name in node.BOUND:
+            (node_dir / name).mkdir(parents=True, exist_ok=True)
+        (self._state_dir / "logs").mkdir(exist_ok=True)
+        k3s = node_dir / "etc-rancher/k3s"
+        k3s.mkdir(exist_ok=True)
+        (k3s / "registries.yaml").write_text(record.registries.replace("{host_ip}", subnet.host_ip))
+        return node.NodeSpec(
+            name=record.name,
+            cgroup=record.cgroup,
+            state_dir=str(self._state_dir),
+            k3s=record.k3s,
+            arguments=arguments,
+            subnet=subnet.number,
+            resolv_conf=dns.resolv_conf(air_gapped=bool(record.storage), host_ip=subnet.host_ip),
+            hosts=dns.hosts(record.name, subnet.node_ip, record.unreachable),
+            docker=record.docker,
+            write_template=not linux.has_capability(linux.CAP_SYS_RESOURCE),
+        )
+
+    def _become_node(self, spec: node.NodeSpec, to_keeper: int, from_keeper: int) -> None:
+        """In the child: let go of what is the keeper's, and never come back."""
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if self._reservation:
+                self._reservation.close()
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)
+            os.dup2(2, 1)
+            node.main_in_child(spec, to_keeper, from_keeper)
+        finally:
+            os._exit(1)
+
+    def _expect(self, event: str) -> dict[str, Any]:
+        """The next message of the node.  Raises EnvironmentProblem when it is another one."""
+        message = self._next_message()
+        if message.get("event") != event:
+            raise EnvironmentProblem(
+                str(message.get("message", f"the node's process ended before it had {event}")),
+                "see runner-conformance doctor for what this host lacks",
+                evidence=str(message.get("evidence", "")),
+            )
+        return message
+
+    def _next_message(self) -> dict[str, Any]:
+        while b"\n" not in self._messages:
+            if not (chunk := os.read(self._events, 65536)):
+                return {}
+            self._messages += chunk
+        line, _, self._messages = self._messages.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _wait(self) -> None:
+        """Until k3s ends or the life line breaks.  Signals come as _Stop."""
+        watched = [self._events] if self._record.keep else [self._events, sys.stdin.fileno()]
+        while True:
+            readable, _, _ = select.select(watched, [], [])
+            if self._events in readable:
+                message = self._next_message()
+                if message.get("event") == "failed":
+                    raise EnvironmentProblem(
+                        str(message["message"]), evidence=str(message.get("evidence", ""))
+                    )
+                self._record.ended = f"k3s ended by itself with status {message.get('status', 'unknown')}"
+                self._record.save(self._state_dir)
+                return
+            if not os.read(sys.stdin.fileno(), 4096):
+                return
+
+    def _clean_up(self) -> None:
+        record = self._record
+        if self._child:
+            with suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(self._child, 0)
+        if self._registry:
+            self._registry.stop()
+        if record.link:
+            remove_outside(record)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with suppress(OSError):  # the starter may be gone
+            os.write(1, (json.dumps(message) + "\n").encode())
+
+
+def remove_outside(record: Record) -> list[str]:
+    """Remove link, rules and cgroups of a node whose processes are dead; returns what could not be removed."""
+    left: list[str] = []
+    for what, action in (
+        (f"firewall rules of {record.link}", lambda: nat.close(record.link)),
+        (f"link {record.link}", lambda: links.remove(record.link)),
+    ):
+        try:
+            action()
+        except (HarnessError, OSError) as error:
+            left.append(f"{what}: {error}")
+    left += [f"cgroup {path}" for path in cgroups.remove(record.cgroup)]
+    if record.forwarding_was_off:
+        nat.close_forwarding()
+    return left
+
+
+def _on_signal(_number: int, _frame: FrameType | None) -> None:
+    raise _Stop
+
+
+def main() -> None:
+    """Entry point."""
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the starter's business
+    sys.exit(Keeper(Path(sys.argv[1])).run())
+
+
+if __name__ == "__main__":
+    main()

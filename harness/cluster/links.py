@@ -1,0 +1,132 @@
+"""The veth pair between this host and a node, and the choice of its addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+
+from harness.errors import EnvironmentProblem
+
+_NETWORK = "10.99.{}.0/30"
+NUMBERS = range(1, 64)
+NODE_LINK = "eth0"
+_ALIAS = "runner-conformance"
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """One of the /30 networks: ``number`` is N in 10.99.N.0/30."""
+
+    number: int
+
+    @property
+    def network(self) -> str:
+        """In CIDR notation."""
+        return _NETWORK.format(self.number)
+
+    @property
+    def host_ip(self) -> str:
+        """The host's address."""
+        return f"10.99.{self.number}.1"
+
+    @property
+    def node_ip(self) -> str:
+        """The node's address."""
+        return f"10.99.{self.number}.2"
+
+
+def link_name(run_id: str, number: int) -> str:
+    """Name of the host's end: run id and subnet, within the kernel's 15 characters."""
+    return f"{run_id.replace('-', '')}n{number}"
+
+
+def taken_networks() -> list[ipaddress.IPv4Network]:
+    """Networks that this host's addresses and routes (the default route aside) cover."""
+    found = []
+    with IPRoute() as ipr:
+        for address in ipr.get_addr(family=socket.AF_INET):
+            value = f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}"
+            found.append(ipaddress.ip_network(value, strict=False))
+        for route in ipr.get_routes(family=socket.AF_INET):
+            if route["dst_len"] and route.get_attr("RTA_DST"):
+                found.append(ipaddress.ip_network(f"{route.get_attr('RTA_DST')}/{route['dst_len']}"))
+    return [it for it in found if isinstance(it, ipaddress.IPv4Network)]
+
+
+def reserve(
+    taken: Iterable[ipaddress.IPv4Network] | None = None,
+    claim: Callable[[int], socket.socket | None] | None = None,
+) -> tuple[Subnet, socket.socket]:
+    """The first free subnet, and the socket that reserves it for as long as this process lives.
+
+    A wide network that includes all of 10.99 (a VPN's 10.0.0.0/8) doesn't matter: a /30 is more specific.
+    Raises EnvironmentProblem when none is free.
+    """
+    networks = list(taken_networks() if taken is None else taken)
+    for number in NUMBERS:
+        subnet = Subnet(number)
+        own = ipaddress.ip_network(subnet.network)
+        if any(own.overlaps(other) and other.prefixlen > 16 for other in networks):
+            continue
+        if reservation := (claim or _claim)(number):
+            return subnet, reservation
+    raise EnvironmentProblem(
+        "all addresses for nodes (10.99.1.0/30 to 10.99.63.0/30) are taken on this host",
+        "stop clusters that are no longer needed: runner-conformance reap",
+    )
+
+
+def _claim(number: int) -> socket.socket | None:
+    """Bind an abstract socket: exclusive on this host, and gone with the process, leaving no file."""
+    reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        reservation.bind(f"\0runner-conformance/{_NETWORK.format(number)}")
+    except OSError:
+        reservation.close()
+        return None
+    return reservation
+
+
+def connect(subnet: Subnet, run_id: str, name: str, pid: int) -> str:
+    """Make the pair, one end in the network namespace of process ``pid``; returns the host's end's name."""
+    host_end = link_name(run_id, subnet.number)
+    with IPRoute() as ipr:
+        peer = {"ifname": NODE_LINK, "net_ns_pid": pid}
+        ipr.link("add", ifname=host_end, kind="veth", peer=peer)
+        (index,) = ipr.link_lookup(ifname=host_end)
+        ipr.link("set", index=index, ifalias=f"{_ALIAS} {run_id} {name}")
+        ipr.addr("add", index=index, address=subnet.host_ip, prefixlen=30)
+        ipr.link("set", index=index, state="up")
+    return host_end
+
+
+def configure_inside(subnet: Subnet) -> None:
+    """Within the node's namespace: loopback, address and default route."""
+    with IPRoute() as ipr:
+        ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
+        (index,) = ipr.link_lookup(ifname=NODE_LINK)
+        ipr.addr("add", index=index, address=subnet.node_ip, prefixlen=30)
+        ipr.link("set", index=index, state="up")
+        ipr.route("add", dst="default", gateway=subnet.host_ip)
+
+
+def owned() -> dict[str, str]:
+    """Links of ours on this host: name → run id."""
+    with IPRoute() as ipr:
+        found = {}
+        for link in ipr.get_links():
+            alias = str(link.get_attr("IFLA_IFALIAS") or "").split()
+            if alias[:1] == [_ALIAS] and len(alias) > 1:
+                found[str(link.get_attr("IFLA_IFNAME"))] = alias[1]
+    return found
+
+
+def remove(name: str) -> None:
+    """Remove a link (with it its peer); no error if there is none."""
+    with IPRoute() as ipr:
+        for index in ipr.link_lookup(ifname=name):
+            ipr.link("del", index=index)

@@ -1,0 +1,233 @@
+"""Outgoing traffic of a node: translation, and a way through host firewalls that drop what is forwarded.
+
+All rules carry the run id.  A table of our own translates addresses.  A packet that any other base chain drops is
+lost, whatever our table says; so an accept rule goes to the head of every foreign chain on the input and forward hooks
+that does more than accept.  Chains that iptables manages are changed by iptables, all others by nft.
+
+Packets are forwarded only where the kernel's switch is on.  Where it was off it is turned on, and off again with the
+last node: the file that remembers this is kept in the cluster's state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import EnvironmentProblem
+
+log = logging.getLogger(__name__)
+
+_TABLE = "runner_conformance_"
+FORWARD_SWITCH = Path("/proc/sys/net/ipv4/ip_forward")
+_IPTABLES = ("iptables", "iptables-legacy")
+_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class Nat:
+    """The rules of one node.  ``link`` is the host's end of its veth pair."""
+
+    run_id: str
+    link: str
+    network: str
+
+    @property
+    def table(self) -> str:
+        """Name of our nft table; holds the link's name, which holds run id and subnet."""
+        return f"{_TABLE}{self.link}"
+
+    def open(self) -> None:
+        """Put the rules in place.  Raises EnvironmentProblem when the host has neither nft nor iptables."""
+        if shutil.which("nft"):
+            _nft_script(self._own_table())
+            self._pass_nft_chains()
+        elif shutil.which("iptables"):
+            rule = ["-s", self.network, "!", "-o", self.link, *self._comment(), "-j", "MASQUERADE"]
+            _run(["iptables", "-w", "-t", "nat", "-I", "POSTROUTING", "1", *rule])
+        else:
+            raise EnvironmentProblem("this host has neither nft nor iptables", "apt-get install nftables")
+        self._pass_iptables_chains()
+
+    def _own_table(self) -> str:
+        return f"""
+            table ip {self.table} {{
+              comment "{self.run_id}"
+              chain postrouting {{
+                type nat hook postrouting priority srcnat; policy accept;
+                ip saddr {self.network} oifname != "{self.link}" masquerade comment "{self.run_id}"
+              }}
+            }}"""
+
+    def _comment(self) -> list[str]:
+        return ["-m", "comment", "--comment", f"{self.run_id} {self.link}"]
+
+    def _pass_nft_chains(self) -> None:
+        for chain in filtering_chains(_nft_json("list", "chains")):
+            where = f"{chain['family']} {chain['table']} {chain['name']}"
+            tag = f'comment "{self.run_id} {self.link}"'
+            rules = [f'insert rule {where} iifname "{self.link}" accept {tag}']
+            if chain["hook"] == "forward":
+                rules.append(
+                    f'insert rule {where} oifname "{self.link}" ct state established,related accept {tag}'
+                )
+            _nft_script("\n".join(rules))
+
+    def _pass_iptables_chains(self) -> None:
+        for command in _iptables_in_use():
+            for chain, rule in (
+                ("INPUT", ["-i", self.link]),
+                ("FORWARD", ["-i", self.link]),
+                ("FORWARD", ["-o", self.link, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]),
+            ):
+                _run([command, "-w", "-I", chain, "1", *rule, *self._comment(), "-j", "ACCEPT"])
+
+
+def filtering_chains(ruleset: dict[str, Any]) -> list[dict[str, str]]:
+    """Base chains on the input and forward hooks that nft may change: not ours, and not iptables' own.
+
+    ``ruleset`` is the output of ``nft -j list chains``.
+    """
+    return [
+        chain
+        for entry in ruleset.get("nftables", [])
+        if (chain := entry.get("chain"))
+        and chain.get("hook") in {"input", "forward"}
+        and chain.get("family") in {"ip", "inet"}
+        and chain.get("type") == "filter"
+        and not chain["table"].startswith(_TABLE)
+        and not (chain["family"] == "ip" and chain["table"] in {"filter", "mangle", "raw", "security", "nat"})
+    ]
+
+
+def _iptables_in_use() -> list[str]:
+    """The iptables commands, one a flavour, whose INPUT or FORWARD chain does more than accept."""
+    found: dict[str, str] = {}
+    for command in _IPTABLES:
+        if not shutil.which(command):
+            continue
+        flavour = "legacy" if "legacy" in _output([command, "--version"]) else "nft"
+        rules = "" if flavour == "legacy" and not _legacy_loaded() else _output([command, "-w", "-S"])
+        if any(
+            line.startswith(("-A INPUT", "-A FORWARD", "-P INPUT DROP", "-P FORWARD DROP"))
+            for line in rules.splitlines()
+        ):
+            found.setdefault(flavour, command)
+    return list(found.values())
+
+
+def _legacy_loaded() -> bool:
+    """Whether the legacy filter table exists; listing it would create it."""
+    try:
+        return "filter" in Path("/proc/net/ip_tables_names").read_text().split()
+    except OSError:
+        return False
+
+
+def owned() -> dict[str, str]:
+    """What is in place on this host: a description of each rule set → the link's name (it holds the run id)."""
+    found: dict[str, str] = {}
+    if shutil.which("nft"):
+        for entry in _nft_json("list", "ruleset").get("nftables", []):
+            table, rule = entry.get("table"), entry.get("rule")
+            if table and table["name"].startswith(_TABLE):
+                found[f"nft table ip {table['name']}"] = table["name"].removeprefix(_TABLE)
+            elif rule and (link := _link_of(str(rule.get("comment", "")))):
+                where = f"{rule['family']} {rule['table']} {rule['chain']}"
+                found[f"nft rule {where} handle {rule['handle']}"] = link
+    for command in _IPTABLES:
+        for table, line in _tagged_iptables_rules(command):
+            comment = line.partition('--comment "')[2].partition('"')[0]
+            if link := _link_of(comment):
+                found[f"{command} -t {table} {line}"] = link
+    return found
+
+
+def _link_of(comment: str) -> str:
+    """The link named in a comment of ours, ``<run id> <link>``; empty if it is none."""
+    run_id, _, link = comment.partition(" ")
+    return link if link and link.startswith(run_id.replace("-", "") + "n") else ""
+
+
+def _tagged_iptables_rules(command: str) -> list[tuple[str, str]]:
+    if not shutil.which(command):
+        return []
+    if "legacy" in _output([command, "--version"]) and not _legacy_loaded():
+        return []
+    return [
+        (table, line)
+        for table in ("filter", "nat")
+        for line in _output([command, "-w", "-t", table, "-S"]).splitlines()
+        if line.startswith("-A") and '--comment "rc-' in line
+    ]
+
+
+def close(link: str) -> None:
+    """Remove every rule of the node with this link.  No error if there is none."""
+    for description, owner in owned().items():
+        if owner != link:
+            continue
+        words = description.split()
+        if description.startswith("nft table"):
+            _nft_script(f"delete table {' '.join(words[2:])}")
+        elif description.startswith("nft rule"):
+            _nft_script(f"delete rule {' '.join(words[2:])}")
+        else:
+            command, _, table, _, *rest = words
+            rule = " ".join(rest).replace(f'"{_comment_of(description)}"', "\0").split()
+            _run(
+                [
+                    command,
+                    "-w",
+                    "-t",
+                    table,
+                    "-D",
+                    *[_comment_of(description) if w == "\0" else w for w in rule],
+                ]
+            )
+
+
+def _comment_of(description: str) -> str:
+    return description.partition('--comment "')[2].partition('"')[0]
+
+
+def _nft_json(*arguments: str) -> dict[str, Any]:
+    loaded = json.loads(_output(["nft", "-j", *arguments]) or "{}")
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _nft_script(script: str) -> None:
+    _run(["nft", "-f", "-"], script)
+
+
+def _output(argv: Sequence[str]) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False).stdout
+
+
+def _run(argv: Sequence[str], script: str | None = None) -> None:
+    done = subprocess.run(argv, input=script, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    if done.returncode:
+        raise EnvironmentProblem(
+            f"the firewall refused a rule for the node: {done.stderr.strip()}",
+            "check that this kernel has nf_tables with nat, and that no other program holds its lock",
+            evidence=script or " ".join(argv),
+        )
+
+
+def open_forwarding() -> bool:
+    """Turn the kernel's forwarding on; returns whether it was off."""
+    if FORWARD_SWITCH.read_text().strip() != "0":
+        return False
+    FORWARD_SWITCH.write_text("1")
+    return True
+
+
+def close_forwarding() -> None:
+    """Turn it off again, unless another node still needs it."""
+    if not owned():
+        FORWARD_SWITCH.write_text("0")

@@ -1,0 +1,344 @@
+"""The node's side: namespaces, its own view of the file system, and the first process that runs k3s.
+
+Runs in a child of the keeper (keeper.py), which it never outlives.  What is set up here vanishes with the namespaces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.cluster import cgroups, linux, links
+
+#: Host directories that get a writable layer of the node's own, in memory: nothing written there reaches the host.
+_OVERLAID = ("/etc", "/opt", "/usr/libexec", "/var/lib")
+#: Directories that hold much, or that the host side reads: real ones below the state directory.
+BOUND = {
+    "etc-rancher": "/etc/rancher",
+    "etc-docker": "/etc/docker",
+    "var-lib-rancher": "/var/lib/rancher",
+    "var-lib-kubelet": "/var/lib/kubelet",
+    "var-lib-cni": "/var/lib/cni",
+    "var-lib-docker": "/var/lib/docker",
+    "var-lib-containerd": "/var/lib/containerd",
+    "var-log": "/var/log",
+}
+#: Settings of the whole machine that a kubelet writes (kubelet's sysctl defaults, --protect-kernel-defaults). The node
+#: gets files in their place: what it writes there changes nothing outside.
+_KERNEL_SETTINGS = (
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+)
+_TEMPLATE_POLL_S = 0.1
+_DOCKER_LIBRARIES = "usr/lib/x86_64-linux-gnu"
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """What the node's processes are told; all paths are the host's."""
+
+    name: str
+    cgroup: str
+    state_dir: str
+    k3s: str
+    arguments: list[str]
+    subnet: int
+    resolv_conf: str
+    hosts: str
+    docker: bool
+    write_template: bool
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """For the keeper's file."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> NodeSpec:
+        """The other way round."""
+        return cls(**json.loads(text))
+
+    @property
+    def root(self) -> Path:
+        """The state directory."""
+        return Path(self.state_dir)
+
+
+def enter_namespaces(spec: NodeSpec) -> None:
+    """Put the calling process into cgroups and namespaces of its own.  Its *children* are in the PID namespace."""
+    cgroups.enter(spec.cgroup)
+    linux.unshare(
+        linux.CLONE_NEWNS
+        | linux.CLONE_NEWNET
+        | linux.CLONE_NEWPID
+        | linux.CLONE_NEWUTS
+        | linux.CLONE_NEWIPC
+        | linux.CLONE_NEWCGROUP
+    )
+
+
+def run_first_process(spec: NodeSpec, report: Callable[[dict[str, Any]], None]) -> int:
+    """Be process 1 of the node: set up its view, run k3s, collect orphans; returns k3s's exit status."""
+    try:
+        os.setsid()
+        linux.set_hostname(spec.name)
+        _build_view(spec)
+        links.configure_inside(links.Subnet(spec.subnet))
+        cgroups.settle_v2()
+    except Exception as error:
+        report({"event": "failed", "message": f"the node's namespaces can't be set up: {error}",
+                "evidence": traceback.format_exc()})  # fmt: skip
+        return 1
+    first = _FirstProcess(spec)
+    status = first.run()
+    report({"event": "exited", "status": status})
+    return status
+
+
+# -- the node's view of the file system ----------------------------------------------------------------
+
+
+def _build_view(spec: NodeSpec) -> None:
+    linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
+    state = os.open(spec.state_dir, os.O_PATH)
+    k3s = os.open(spec.k3s, os.O_PATH)
+    node = spec.root / "node"
+    staging = node / "staging"
+    staging.mkdir(exist_ok=True)
+    # The host's /sys shows the host's links, and its cgroup mounts would be found first: both go.
+    cgroups.mount_own(spec.cgroup, staging)
+    linux.unmount("/sys")
+    linux.mount("sysfs", "/sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    linux.mount(str(staging), cgroups.ROOT, flags=linux.MS_MOVE)
+    linux.unmount("/proc")
+    linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    _shield_kernel_settings(node)
+    linux.mount("run", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+    if not Path("/var/run").is_symlink():
+        linux.bind("/run", "/var/run")
+    _overlay(staging)
+    for name, target in BOUND.items():
+        _bind_at(node / name, Path(target), f"/proc/self/fd/{state}/node/{name}")
+    _bind_at(spec.root, spec.root, f"/proc/self/fd/{state}")
+    _bind_k3s(spec, k3s)
+    _network_files(spec)
+    linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SHARED)
+    os.close(state)
+    os.close(k3s)
+
+
+def _overlay(staging: Path) -> None:
+    """Layer memory over the host's directories."""
+    linux.mount("node-layers", staging, "tmpfs", linux.MS_NODEV, "mode=755")
+    for directory in _OVERLAID:
+        if not Path(directory).is_dir() or Path(directory).is_symlink():
+            continue
+        upper, work = (staging / f"{part}{directory.replace('/', '-')}" for part in ("upper", "work"))
+        upper.mkdir()
+        work.mkdir()
+        upper.chmod(0o755)
+        linux.mount(
+            "node", directory, "overlay", data=f"lowerdir={directory},upperdir={upper},workdir={work}"
+        )
+
+
+def _bind_at(source: Path, target: Path, through: str) -> None:
+    """Bind by way of an open directory: ``source`` itself may be hidden by what is mounted by now."""
+    del source
+    target.mkdir(parents=True, exist_ok=True)
+    linux.bind(through, target)
+
+
+def _bind_k3s(spec: NodeSpec, opened: int) -> None:
+    """k3s and the names that its installer gives it, in a directory that the node's shell has in its PATH."""
+    program = spec.root / "bin/k3s"
+    program.parent.mkdir(exist_ok=True)
+    program.touch()
+    linux.bind(f"/proc/self/fd/{opened}", program)
+
+
+def _shield_kernel_settings(node: Path) -> None:
+    shield = node / "kernel-settings"
+    shield.mkdir(exist_ok=True)
+    for name in _KERNEL_SETTINGS:
+        real = Path("/proc/sys") / name
+        if real.exists():
+            copy = shield / name.replace("/", ".")
+            copy.write_text(real.read_text())
+            linux.bind(copy, real)
+
+
+def _network_files(spec: NodeSpec) -> None:
+    for name, text in (
+        ("resolv.conf", spec.resolv_conf),
+        ("hosts", spec.hosts),
+        ("hostname", f"{spec.name}\n"),
+    ):
+        path = Path("/etc") / name
+        with suppress(OSError):
+            linux.unmount(path)  # container engines bind files here
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+
+
+# -- process 1 -------------------------------------------------------------------------------------------
+
+
+class _FirstProcess:
+    """Runs k3s, and the docker engine beside it; ends with k3s."""
+
+    def __init__(self, spec: NodeSpec) -> None:
+        self._spec = spec
+        self._logs = spec.root / "logs"
+        self._k3s: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, self._stop)
+        self._start()
+        if self._spec.write_template:
+            self._ensure_template()
+        while True:
+            try:
+                pid, status = os.waitpid(-1, 0)
+            except ChildProcessError:
+                return 1
+            if self._k3s and pid == self._k3s.pid:
+                return os.waitstatus_to_exitcode(status)
+
+    def _start(self) -> None:
+        if self._spec.docker:
+            self._spawn("dockerd", *self._docker())
+        self._k3s = self._spawn(
+            "k3s", [str(self._spec.root / "bin/k3s"), *self._spec.arguments], self._environment()
+        )
+
+    def _environment(self) -> dict[str, str]:
+        temporary = self._spec.root / "node/tmp"
+        temporary.mkdir(exist_ok=True)
+        path = f"{self._spec.root / 'bin'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        return {"PATH": path, "HOME": "/root", "TMPDIR": str(temporary), **self._spec.environment}
+
+    def _docker(self) -> tuple[list[str], dict[str, str]]:
+        engine = self._spec.root / "docker-engine"
+        environment = self._environment()
+        programs = ":".join(
+            str(engine / part) for part in ("usr/sbin", "usr/bin", "sbin", "bin", "usr/libexec/docker")
+        )
+        environment["PATH"] = f"{programs}:{environment['PATH']}"
+        if (engine / _DOCKER_LIBRARIES).is_dir():
+            environment["LD_LIBRARY_PATH"] = str(engine / _DOCKER_LIBRARIES)
+        # iptables is the host's; the kernel's forwarding switch is on already, so docker leaves FORWARD as it is
+        argv = ["dockerd", "--host=unix:///var/run/docker.sock", "--exec-opt=native.cgroupdriver=cgroupfs"]
+        return argv, environment
+
+    def _spawn(self, name: str, argv: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with open(self._logs / f"{name}.log", "ab") as output:
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd="/"
+            )
+
+    def _stop(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+        if self._k3s:
+            self._k3s.send_signal(signal.SIGTERM)
+
+    def _ensure_template(self) -> None:
+        """Without CAP_SYS_RESOURCE nothing may lower an oom_score_adj, so containerd must not try.
+
+        k3s's own configuration differs from version to version; so the one that it has written is taken, changed, put
+        in place as its template, and k3s is started again.  A k3s that sees to it itself is left alone.
+        """
+        etc = Path("/var/lib/rancher/k3s/agent/etc/containerd")
+        config = etc / "config.toml"
+        while not (config.exists() and "io.containerd" in config.read_text()):
+            if self._ended() or self._stopping:
+                return
+            time.sleep(_TEMPLATE_POLL_S)
+        text = config.read_text()
+        if "restrict_oom_score_adj = true" in text:
+            return
+        name = "config-v3.toml.tmpl" if "version = 3" in text else "config.toml.tmpl"
+        (etc / name).write_text(with_restricted_oom_score(text))
+        self._restart()
+
+    def _ended(self) -> bool:
+        """Whether k3s is gone; it is left for ``run`` to collect."""
+        assert self._k3s
+        return os.waitid(os.P_PID, self._k3s.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _restart(self) -> None:
+        """Start again from an empty process table."""
+        self._k3s = None
+        os.kill(-1, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+        Path("/run/docker.pid").unlink(missing_ok=True)
+        self._start()
+
+
+def with_restricted_oom_score(config: str) -> str:
+    """containerd's configuration with ``restrict_oom_score_adj = true`` in its CRI section, as a Go template.
+
+    The section is ``io.containerd.grpc.v1.cri`` in version 2 and ``io.containerd.cri.v1.runtime`` in version 3.
+    """
+    sections = ('[plugins."io.containerd.grpc.v1.cri"]', "[plugins.'io.containerd.cri.v1.runtime']",
+                '[plugins."io.containerd.cri.v1.runtime"]', "[plugins.'io.containerd.grpc.v1.cri']")  # fmt: skip
+    lines, done = [], False
+    for line in config.replace("{{", '{{"{{"}}').splitlines():
+        if line.strip().startswith("restrict_oom_score_adj"):
+            continue
+        lines.append(line)
+        if line.strip() in sections and not done:
+            lines.append("  restrict_oom_score_adj = true")
+            done = True
+    if not done:
+        name = sections[1] if "version = 3" in config else sections[0]
+        lines += ["", name, "  restrict_oom_score_adj = true"]
+    return "\n".join(lines) + "\n"
+
+
+def main_in_child(spec: NodeSpec, to_keeper: int, from_keeper: int) -> None:
+    """What the keeper's child does: enter, let the keeper connect the link, then become parent of process 1."""
+
+    def report(message: dict[str, Any]) -> None:
+        os.write(to_keeper, (json.dumps(message) + "\n").encode())
+
+    linux.die_with_parent()
+    try:
+        enter_namespaces(spec)
+    except OSError as error:
+        report(
+            {"event": "failed", "message": f"this system gives the node no namespaces of its own: {error}"}
+        )
+        os._exit(1)
+    report({"event": "entered"})
+    if os.read(from_keeper, 1) != b"g":
+        os._exit(1)
+    first = os.fork()
+    if first == 0:
+        linux.die_with_parent()
+        code = 1
+        try:
+            code = run_first_process(spec, report)
+        finally:
+            sys.stderr.flush()
+            os._exit(code & 0xFF)
+    report({"event": "started", "pid": first})
+    _, status = os.waitpid(first, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)

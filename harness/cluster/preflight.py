@@ -1,0 +1,129 @@
+"""What must be so before a cluster is started; each thing that isn't is one sentence and its mend."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from harness.cluster import linux
+from harness.cluster.protocol import ClusterOptions
+from harness.errors import EnvironmentProblem, UsageError
+from harness.ownership import is_run_id
+
+_TOOLS = {"nsenter": "util-linux", "mount": "util-linux", "tar": "tar"}
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
+_DISK_BYTES = 4 << 30
+_MEMORY_KIB = 1200 * 1024
+_RUN_TIMEOUT_S = 60
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
+
+
+def check(options: ClusterOptions) -> str:
+    """Check host and options; returns the version that the k3s binary says it has.  Raises HarnessError."""
+    if not is_run_id(options.run_id):
+        raise UsageError(f"{options.run_id!r} is no run id", "take one from harness.ownership.new_run_id()")
+    if not _NAME.match(options.name):
+        raise UsageError(
+            f"{options.name!r} is no name for a node", "use lower-case letters, digits and dashes"
+        )
+    if (options.registry_program is None) != (options.storage is None):
+        raise UsageError("registry_program and storage belong together; only one of them was given")
+    check_host(options.state_dir)
+    if (options.state_dir / "cluster.json").exists():
+        raise EnvironmentProblem(
+            f"there is a cluster in {options.state_dir} already",
+            f"stop it (runner-conformance down --name {options.name}), reuse it, or take another name",
+        )
+    return k3s_version(options.k3s)
+
+
+def check_host(state_dir: Path) -> None:
+    """What any cluster needs of this host.  Raises EnvironmentProblem."""
+    if os.geteuid() != 0:
+        raise EnvironmentProblem("making a cluster needs root", "run it with sudo, or use --cluster existing")
+    if not linux.has_capability(linux.CAP_SYS_ADMIN):
+        raise EnvironmentProblem(
+            "this process is root, but may not make namespaces (CAP_SYS_ADMIN is missing)",
+            "in a container: run it with --privileged",
+        )
+    if missing := [it for it in _NAMESPACES if not Path(f"/proc/self/ns/{it}").exists()]:
+        raise EnvironmentProblem(
+            f"this kernel has no namespaces of type {', '.join(missing)}", "use another kernel"
+        )
+    if missing := sorted({package for tool, package in _TOOLS.items() if not shutil.which(tool)}):
+        raise EnvironmentProblem(
+            f"programs are missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}"
+        )
+    for kind in ("overlay", "veth", "bridge"):
+        if kind == "overlay" and not _has_filesystem(kind):
+            raise EnvironmentProblem("this kernel has no overlayfs", "modprobe overlay")
+    _check_space(state_dir)
+
+
+def _check_space(state_dir: Path) -> None:
+    existing = state_dir
+    while not existing.exists():
+        existing = existing.parent
+    if (free := shutil.disk_usage(existing).free) < _DISK_BYTES:
+        raise EnvironmentProblem(
+            f"{existing} has {free / 1e9:.1f} GB left; a cluster needs {_DISK_BYTES / 1e9:.1f} GB",
+            "free some, or set RUNNER_CONFORMANCE_HOME to a directory on a larger disk",
+        )
+    found = re.search(r"^MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    if found and int(found[1]) < _MEMORY_KIB:
+        raise EnvironmentProblem(
+            f"{int(found[1]) // 1024} MiB of memory are available; a cluster needs {_MEMORY_KIB // 1024} MiB",
+            "stop other programs or clusters (runner-conformance status)",
+        )
+
+
+def _has_filesystem(kind: str) -> bool:
+    known = Path("/proc/filesystems").read_text().split()
+    if kind not in known and shutil.which("modprobe"):
+        subprocess.run(["modprobe", kind], capture_output=True, check=False)
+        known = Path("/proc/filesystems").read_text().split()
+    return kind in known
+
+
+def k3s_version(program: Path) -> str:
+    """The version that ``k3s --version`` prints, as ``v1.28.5+k3s1``.  Raises EnvironmentProblem if it is no k3s."""
+    if not program.is_file():
+        raise EnvironmentProblem(f"there is no k3s at {program}", "check --artifacts")
+    output = _run([str(program), "--version"])
+    found = re.match(r"k3s version (v\S+)", output)
+    if not found:
+        first = output.strip().partition("\n")[0][:120]
+        raise EnvironmentProblem(
+            f"{program} is no k3s: its --version prints {first!r}", "give the executable of a k3s release"
+        )
+    return found[1]
+
+
+def understands(program: Path, flag: str) -> bool:
+    """Whether this k3s's server has a flag, by its help."""
+    return re.search(rf"{re.escape(flag)}\b", _run([str(program), "server", "--help"])) is not None
+
+
+def _run(argv: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_RUN_TIMEOUT_S,
+            check=False,
+        )
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{argv[0]} can't be run: {error.strerror}",
+            "it must be an executable for this machine's architecture",
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise EnvironmentProblem(
+            f"{' '.join(argv)} has not ended after {_RUN_TIMEOUT_S} s: this is no k3s"
+        ) from error
+    return done.stdout + done.stderr

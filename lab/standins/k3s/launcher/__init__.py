@@ -1,0 +1,1 @@
+"""What runs inside the packed file; standard library and PyYAML only."""
