@@ -1,1 +1,1 @@
-"""Builds a bundle from package registries alone, with a real Kubernetes in it; the product never imports it."""
+"""The lab: makes a bundle from package registries, with a real Kubernetes in it. Never imported by the product."""

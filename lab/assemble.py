@@ -1,0 +1,180 @@
+"""A bundle directory out of the steps' results: made beside its place, and put there in one move."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from harness.artifacts.bundle import REAL, STAND_IN, Bundle, BundleFile, BundleImage, Component
+from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, ImageRef, Storage, sha256_file
+from lab import debian
+from lab.definitions import ImageSpec
+from lab.errors import LabError
+from lab.images import CREATED, file_source
+from lab.recipe import GO, NODE_ENGINE, Recipe
+from lab.standins.k3s import pack as k3s_pack
+from lab.steps import Step, StepRunner
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+DIGEST_MARK = re.compile(r"\{\{digest:([^}]+)\}\}")
+
+
+def assemble(recipe: Recipe, runner: StepRunner, out: Path) -> None:
+    """Write the bundle to a directory beside `out` and put it in its place; `out` is whole before and after."""
+    temporary = out.with_name(f".{out.name}.making")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _write(recipe, runner, temporary)
+        _put_in_place(temporary, out)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise LabError(
+                f"no space left on the disk while writing {out}", "free some; the old one is as it was"
+            ) from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(out: Path) -> None:
+    """Refuse to write where something else is. Raises LabError."""
+    if out.exists() and not (out / "bundle.toml").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LabError(f"{out} is there already and is no bundle", "name another --out, or remove it")
+
+
+def _write(recipe: Recipe, runner: StepRunner, place: Path) -> None:
+    paths = {step: runner.path(step) for step in recipe.all_steps()}
+    storage = Storage(place / "registry")
+    images = [
+        image
+        for spec, step in recipe.images.items()
+        for image in _put_image(storage, spec, step, recipe, paths)
+    ]
+    digests = {image.ref: image.digest for image in images}
+    (place / "files").mkdir()
+    files = [_put_file(place, "files/k3s", "k3s", paths[recipe.k3s] / "k3s")]
+    files.append(
+        _put_file(
+            place,
+            "files/registry",
+            "registry",
+            paths[recipe.layers["registry"]] / "root/usr/bin/docker-registry",
+        )
+    )
+    for spec in recipe.definitions.files:
+        source = file_source(spec, recipe.named, paths)
+        files.append(_put_file(place, spec.path, spec.component, source, digests))
+    Bundle(
+        place,
+        recipe.versions.profile,
+        "amd64",
+        datetime.fromisoformat(CREATED),
+        _components(recipe, paths),
+        tuple(files),
+        tuple(images),
+    ).write()
+
+
+def _put_image(
+    storage: Storage, spec: ImageSpec, step: Step, recipe: Recipe, paths: Mapping[Step, Path]
+) -> list[BundleImage]:
+    result = paths[step]
+    manifest = (result / "manifest.json").read_bytes()
+    described = [entry["digest"] for entry in json.loads(manifest)["layers"]]
+    tars = [paths[recipe.layers[name]] / "layer.tar" for name in spec.layers]
+    if (result / "layer.tar").exists():
+        tars.append(result / "layer.tar")
+    for tar, digest in zip(tars, described, strict=True):
+        storage.put_blob(tar, OCI_LAYER, digest)
+    storage.put_blob((result / "config.json").read_bytes(), OCI_CONFIG)
+    images = []
+    for text in spec.refs:
+        ref = ImageRef.parse(text)
+        digest = storage.put_manifest(ref.repository, manifest, ref.tag)
+        images.append(BundleImage(text, spec.component, digest))
+    return images
+
+
+def _put_file(
+    place: Path, path: str, component: str, source: Path, digests: Mapping[str, str] = {}
+) -> BundleFile:
+    target = place / path
+    if source.suffix in (".yaml", ".yml"):
+        target.write_text(
+            DIGEST_MARK.sub(lambda mark: _digest_of(mark[1], digests, source), source.read_text())
+        )
+    else:
+        shutil.copy(source, target)
+    return BundleFile(path, component, sha256_file(target))
+
+
+def _digest_of(ref: str, digests: Mapping[str, str], source: Path) -> str:
+    if ref not in digests:
+        raise LabError(f"{source} asks for the digest of {ref}, which is not among the images")
+    return digests[ref]
+
+
+def _components(recipe: Recipe, paths: Mapping[Step, Path]) -> dict[str, Component]:
+    versions = recipe.versions
+    found = [
+        Component("k3s", versions.k3s, STAND_IN, "launcher of the lab (lab/standins/k3s)", versions.k3s_of_profile),
+        Component(
+            "kubernetes", versions.kubernetes, REAL,
+            f"Go modules k8s.io/kubernetes {versions.kubernetes}, {_required('go.etcd.io/etcd/server/v3', versions.minor)}"
+            f", built with {recipe.go_version}",
+        ),
+    ]  # fmt: skip
+    for deb, take in (("k3s", k3s_pack.DEBIAN_PACKAGES), ("docker-engine", NODE_ENGINE)):
+        packages = debian.versions(debian.read_packages(paths[recipe.debs[deb]]))
+        found += [
+            Component(name, packages[name], REAL, f"Debian package {name} {packages[name]}")
+            for name in take
+            if not name.startswith("lib") and name in packages
+        ]
+    for spec in recipe.images:
+        source = spec.source or f"stand-in of the lab (lab/standins/{spec.folder.name})"
+        found.append(Component(spec.component, spec.version, spec.provenance, source, spec.stands_for))
+    for name, step in recipe.layers.items():
+        if detail := _layer_content(paths[step]):
+            found.append(Component(f"layer-{name}", "lab1", REAL, detail))
+    components: dict[str, Component] = {}
+    for component in found:
+        components.setdefault(component.name, component)
+    return components
+
+
+def _layer_content(layer: Path) -> str:
+    packages = json.loads((layer / "packages.json").read_text())
+    parts = []
+    if packages:
+        parts.append("Debian: " + " ".join(f"{p['name']}={p['version']}" for p in packages))
+    if (layer / "wheels.txt").exists():
+        lines = (layer / "wheels.txt").read_text().splitlines()
+        parts.append("PyPI: " + " ".join(line for line in lines if not line.startswith("#")))
+    return "; ".join(parts)
+
+
+def _required(module: str, minor: str) -> str:
+    text = (GO / "kubernetes" / f"v{minor}" / "go.mod").read_text()
+    found = re.search(rf"{re.escape(module)} (\S+)", text)
+    return f"{module} {found[1]}" if found else module
+
+
+def _put_in_place(made: Path, out: Path) -> None:
+    """Swap in one system call where there is a bundle already, so that no reader ever finds none."""
+    if not out.exists():
+        made.rename(out)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(AT_FDCWD, os.fsencode(made), AT_FDCWD, os.fsencode(out), RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(out))

@@ -1,0 +1,143 @@
+"""Images: the layer with an image's own files, its configuration and its manifest."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, Descriptor, image_manifest, sha256_file
+from lab.definitions import FileSpec, ImageSpec
+from lab.errors import LabError
+from lab.gobuild import go_step
+from lab.steps import Step, Work
+from lab.tars import write_tar
+
+CREATED = "2023-11-14T22:13:20Z"  # tars.EPOCH_S: an image must not change because it was built again
+REPOSITORY = Path(__file__).parent.parent
+
+
+def render_step(name: str, script: Path) -> Step:
+    """A step that runs a stand-in's generator; its result is what that wrote."""
+    return Step(f"render {name}", _render, params={"script": str(script)}, sources=[script.parent])
+
+
+def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[str, Step], go: Path) -> Step:
+    """A step whose result is `manifest.json`, `config.json`, and `layer.tar` where the image has files of its own.
+
+    `named` are the steps that `copy` may take from (`render <dir>` and `step:` names).
+    """
+    missing = [name for name in spec.layers if name not in layers]
+    if missing:
+        raise LabError(f"{spec.folder}/image.toml: there is no layer {missing[0]!r}")
+    own = {
+        package: go_step(
+            f"{spec.folder.name} {package}", spec.folder / package, {Path(package).name: "."}, go=go
+        )
+        for package in spec.go
+    }
+    origins = {source: _origin(spec.folder, source, named) for source in spec.copy}
+    needs = [layers[name] for name in spec.layers]
+    needs += own.values()
+    needs += {id(step): step for step, _ in origins.values() if step}.values()
+    params = {k: v for k, v in asdict(spec).items() if k not in ("folder", "source", "provenance")}
+    return Step(
+        f"image {spec.title}",
+        lambda work: _build(work, spec, own, origins),
+        params={**_plain(params), "created": CREATED},
+        sources=[path for step, path in origins.values() if step is None],
+        needs=needs,
+    )
+
+
+def file_source(spec: FileSpec, named: Mapping[str, Step], paths: Mapping[Step, Path]) -> Path:
+    """Where a [[file]]'s content lies, its step having been run. Raises LabError."""
+    step, path = _origin(spec.folder, spec.source, named)
+    return paths[step] / path if step else path
+
+
+def _origin(folder: Path, source: str, named: Mapping[str, Step]) -> tuple[Step | None, Path]:
+    """The step that makes a source and the path in its result; or (None, path) for a file of the work tree."""
+    kind, colon, rest = source.partition(":")
+    if colon and kind in ("rendered", "step"):
+        name, _, path = rest.partition("/")
+        step = named.get(f"{kind}:{name}")
+        if step is None:
+            raise LabError(f"{folder}/image.toml: {source!r} names nothing that is made")
+        return step, Path(path)
+    path = (folder / source).resolve()
+    if not path.is_relative_to(REPOSITORY) or not path.exists():
+        raise LabError(f"{folder}/image.toml: {source!r} does not exist in the project")
+    return None, path
+
+
+def _render(work: Work) -> None:
+    work.run([sys.executable, work.step.params["script"], work.out])
+
+
+def _build(
+    work: Work,
+    spec: ImageSpec,
+    own: Mapping[str, Step],
+    origins: Mapping[str, tuple[Step | None, Path]],
+) -> None:
+    roots = []
+    for source, target in spec.copy.items():
+        step, path = origins[source]
+        roots.append((work.path(step) / path if step else path, target))
+    roots += [(work.path(own[package]) / Path(package).name, target) for package, target in spec.go.items()]
+    tars = [work.path(need) / "layer.tar" for need in work.step.needs if need.name.startswith("layer ")]
+    if roots or spec.writable:
+        for root, _ in roots:
+            if not root.exists():
+                raise LabError(f"{spec.folder}/image.toml: {root.name} was not made")
+        write_tar(
+            work.out / "layer.tar",
+            roots,
+            plain_modes=True,
+            skip=lambda name: "__pycache__" in name,
+            writable=spec.writable,
+        )
+        tars.append(work.out / "layer.tar")
+    descriptors = [Descriptor("sha256:" + sha256_file(t), t.stat().st_size, OCI_LAYER) for t in tars]
+    config = _config(spec, [d.digest for d in descriptors])
+    (work.out / "config.json").write_bytes(config)
+    config_digest = "sha256:" + sha256_file(work.out / "config.json")
+    manifest = image_manifest(Descriptor(config_digest, len(config), OCI_CONFIG), descriptors)
+    (work.out / "manifest.json").write_bytes(manifest)
+    (work.out / "layers.json").write_text(
+        json.dumps(
+            [
+                [need.name for need in work.step.needs if need.name.startswith("layer ")],
+                bool(roots or spec.writable),
+            ]
+        )
+    )
+
+
+def _config(spec: ImageSpec, layers: Sequence[str]) -> bytes:
+    # env in the order of the file, as an image's own is in the order of its build
+    settings: dict[str, object] = {
+        "Env": [f"{k}={v}" for k, v in {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                        **spec.env}.items()],
+        "Entrypoint": list(spec.entrypoint) or None,
+        "Cmd": list(spec.cmd) or None,
+        "User": spec.user,
+        "WorkingDir": spec.workdir,
+        "Labels": dict(spec.labels) or None,
+    }  # fmt: skip
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": CREATED,
+        "config": {k: v for k, v in settings.items() if v},
+        "rootfs": {"type": "layers", "diff_ids": list(layers)},
+        "history": [{"created": CREATED, "created_by": f"lab {spec.component}"} for _ in layers],
+    }
+    return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _plain(values: Mapping[str, object]) -> dict[str, object]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

@@ -1,0 +1,43 @@
+"""One line a step, with its time: a spinner where there is a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class Progress:
+    """Reports the steps of a build on the standard error output."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """While the step runs: its name and the time it has taken; afterwards one line that stays."""
+        begun = time.monotonic()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        if not self.console.is_terminal:
+            self.console.print(f"  … {name}", markup=False)
+        try:
+            with Bar(
+                *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+            ) as bar:
+                bar.add_task(name)
+                yield
+        except BaseException:
+            self._done("✗", name, begun)
+            raise
+        self._done("✓", name, begun)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False)
+
+    def _done(self, mark: str, name: str, begun: float) -> None:
+        self.console.print(f"  {mark} {name:<44} {time.monotonic() - begun:7.1f} s", markup=False)

@@ -1,0 +1,215 @@
+"""What a bundle of one Kubernetes version is made of: every step, every image, every part's provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import certmanager, debian
+from lab.definitions import Definitions, ImageSpec, read_definitions
+from lab.errors import LabError
+from lab.gobuild import find_go, full_go_version, go_step
+from lab.images import image_step, render_step
+from lab.layers import layer_steps
+from lab.standins.k3s import pack as k3s_pack
+from lab.steps import Step, StepRunner, Work
+from lab.tars import write_tar
+
+GO = Path(__file__).parent / "go"
+K3S = Path(__file__).parent / "standins" / "k3s"
+COREDNS = "v1.15.0"
+NODE_ENGINE = (  # what dockerd needs on a node besides its C library
+    "docker.io", "containerd", "runc", "tini", "iptables", "libdevmapper1.02.1", "dmsetup", "libseccomp2",
+    "libsystemd0", "libudev1", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11", "libmnl0", "libnfnetlink0",
+    "libnetfilter-conntrack3", "libcap2", "libgcrypt20", "libgpg-error0", "liblz4-1", "libzstd1", "liblzma5",
+    "libselinux1", "libpcre2-8-0",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions that go together in one bundle."""
+
+    kubernetes: str
+    profile: str
+    k3s_of_profile: str
+    cert_manager: str
+    cert_manager_module: str
+
+    @property
+    def k3s(self) -> str:
+        """What the launcher reports: the upstream version, marked as the lab's."""
+        return f"{self.kubernetes}+lab1"
+
+    @property
+    def minor(self) -> str:
+        """For instance `1.28`."""
+        return ".".join(self.kubernetes.lstrip("v").split(".")[:2])
+
+
+VERSIONS: Mapping[str, Versions] = {
+    "1.28": Versions("v1.28.15", "seed", "v1.28.5+k3s1", "v1.7.1", "github.com/jetstack/cert-manager"),
+    "1.37": Versions("v1.37.2", "latest", "v1.36.4+k3s1", "v1.11.5", "github.com/cert-manager/cert-manager"),
+}
+
+
+@dataclass
+class Recipe:
+    """All steps of a bundle; `k3s`, `registry` and `images` are those whose results it is put together from."""
+
+    versions: Versions
+    definitions: Definitions
+    go_version: str
+    layers: Mapping[str, Step]
+    debs: Mapping[str, Step]
+    named: dict[str, Step]
+    k3s: Step
+    images: dict[ImageSpec, Step] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def all_steps(self) -> list[Step]:
+        """In the order to run them: what takes longest last, so that a mistake elsewhere shows early."""
+        return [
+            *self.layers.values(),
+            *self.debs.values(),
+            *self.named.values(),
+            *self.images.values(),
+            self.k3s,
+        ]
+
+
+def make_recipe(minor: str, runner: StepRunner, *, partial: bool = False) -> Recipe:
+    """Lay out the steps for a Kubernetes minor version.
+
+    Debian's packages are resolved here (or taken from the cache), because images carry their versions.
+    """
+    versions, go = VERSIONS[minor], find_go()
+    layers = layer_steps()
+    debs = {
+        "k3s": debian.closure_step("k3s", k3s_pack.DEBIAN_PACKAGES),
+        "docker-engine": debian.closure_step("docker-engine", NODE_ENGINE),
+    }
+    named = _named_steps(versions, go, debs)
+    definitions = read_definitions(_variables(versions, layers, runner))
+    named |= {f"rendered:{name}": render_step(name, script) for name, script in definitions.renders.items()}
+    kubernetes = kubernetes_step(versions, go)
+    recipe = Recipe(
+        versions,
+        definitions,
+        full_go_version(go),
+        layers,
+        debs,
+        named,
+        _k3s_step(versions, go, debs["k3s"], kubernetes),
+    )
+    for spec in definitions.images:
+        try:
+            recipe.images[spec] = image_step(spec, layers=layers, named=named, go=go)
+        except LabError as error:
+            if not partial:
+                raise
+            recipe.left_out.append(f"{spec.refs[0]}: {error.message}")
+    return recipe
+
+
+def kubernetes_step(versions: Versions, go: Path) -> Step:
+    """Kubernetes, etcd and kubectl as one program, which says the version that it is."""
+    major, minor = versions.minor.split(".")
+    stamps = {}
+    for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
+        stamps |= {
+            f"{package}.gitVersion": versions.k3s,
+            f"{package}.gitMajor": major,
+            f"{package}.gitMinor": minor,
+            f"{package}.gitTreeState": "clean",
+        }
+    return go_step(
+        f"kubernetes {versions.kubernetes}",
+        GO / "kubernetes" / f"v{versions.minor}",
+        {"kubernetes": "."},
+        go=go,
+        sources=[GO / "kubernetes" / "main.go"],
+        stamps=stamps,
+    )
+
+
+def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict[str, Step]:
+    """Steps that an image.toml may take files from as `step:<name>/<path>`."""
+    module = GO / "cert-manager" / versions.cert_manager
+    commands = {
+        name: f"{versions.cert_manager_module}/cmd/{name}" for name in ("controller", "cainjector", "webhook")
+    }
+    stamp = {f"{versions.cert_manager_module}/pkg/util.AppVersion": versions.cert_manager}
+    helm = go_step("helm", GO / "helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, go=go)
+    return {
+        "step:pause": go_step("pause", GO / "pause", {"pause": "."}, go=go),
+        "step:coredns": go_step("coredns", GO / "coredns", {"coredns": "github.com/coredns/coredns"}, go=go),
+        "step:cert-manager": go_step(
+            f"cert-manager {versions.cert_manager}", module, commands, go=go, stamps=stamp
+        ),
+        "step:cert-manager-manifest": certmanager.manifest_step(
+            versions.cert_manager, module, versions.cert_manager_module, go=go, helm=helm
+        ),
+        "step:docker-engine": Step("docker engine", _docker_engine, needs=[debs["docker-engine"]]),
+    }
+
+
+def _variables(versions: Versions, layers: Mapping[str, Step], runner: StepRunner) -> dict[str, str]:
+    """What `@name@` stands for in image.toml files: versions that are known only once packages are resolved."""
+    variables = {
+        "cert_manager": versions.cert_manager,
+        "cert_manager_module": versions.cert_manager_module,
+        "coredns": COREDNS,
+    }
+    names = {
+        "registry": "docker-registry",
+        "docker": "docker.io",
+        "buildah": "buildah",
+        "busybox": "busybox-static",
+    }
+    for layer, package in names.items():
+        step = next(need for need in layers[layer].needs if need.name.startswith("debian packages"))
+        variables[layer] = debian.versions(debian.read_packages(runner.run(step).path))[package]
+    return variables
+
+
+def _docker_engine(work: Work) -> None:
+    root = work.scratch("root")
+    closure = work.path(work.step.needs[0])
+    debian.unpack(work, closure, root, only=NODE_ENGINE)
+    for name in ("iptables", "ip6tables", "iptables-save", "iptables-restore"):
+        (root / "usr/sbin" / name).symlink_to("xtables-nft-multi")
+    write_tar(work.out / "docker.tar", [(root, "/")], skip=lambda name: name in debian.MERGED)
+
+
+def _k3s_step(versions: Versions, go: Path, debs: Step, kubernetes: Step) -> Step:
+    certs = go_step("k3s certs", K3S / "certs", {"k3s-certs": "."}, go=go)
+    return Step(
+        f"k3s {versions.k3s}",
+        _pack_k3s,
+        params={"version": versions.k3s, "go": full_go_version(go)},
+        sources=[K3S],
+        needs=[debs, kubernetes, certs],
+    )
+
+
+def _pack_k3s(work: Work) -> None:
+    import yaml  # its pure-Python files go into the launcher
+
+    debs, kubernetes, certs = (work.path(need) for need in work.step.needs)
+    root = work.scratch("root")
+    debian.unpack(work, debs, root, only=k3s_pack.DEBIAN_PACKAGES)
+    revision = hashlib.sha256(json.dumps([work.digest(need) for need in work.step.needs]).encode())
+    k3s_pack.pack(
+        work.out / "k3s",
+        debian_root=root,
+        kubernetes=kubernetes / "kubernetes",
+        certs=certs / "k3s-certs",
+        yaml_package=Path(yaml.__file__).parent,
+        version=work.step.params["version"],
+        commit=revision.hexdigest()[:8],
+        go_version=work.step.params["go"],
+    )

@@ -1,0 +1,211 @@
+"""The step runner: each step's result is kept under the key of its inputs' content, so nothing is made twice.
+
+A step writes into an empty directory; when it ends well the directory is renamed to its place in the cache. An
+interrupted build leaves only temporary directories, which the next one removes, and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab.errors import CommandFailed
+from lab.progress import Progress
+
+KEPT_RESULTS = 3  # results of older inputs kept per step: enough to go back and forth between two branches
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Something to make, and all that decides how it comes out.
+
+    `build` writes into `work.out`. `params` (JSON values), the content of `sources` (files or directories), the
+    results of `needs` and the module that `build` is written in make up the key.
+    """
+
+    name: str
+    build: Callable[[Work], None]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    sources: Sequence[Path] = ()
+    needs: Sequence[Step] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished step: where its files are, and the digest of their content."""
+
+    path: Path
+    digest: str
+    seconds: float
+    cached: bool
+
+
+class Work:
+    """What a step's `build` gets: a place to write to, the results of what it needs, a way to run programs."""
+
+    def __init__(self, step: Step, out: Path, results: Mapping[Step, Result], log: Path, cache: Path) -> None:
+        self.step, self.out, self.log, self.cache = step, out, log, cache
+        self._results = results
+
+    def path(self, step: Step) -> Path:
+        """The result directory of a step that is among `needs`."""
+        return self._results[step].path
+
+    def digest(self, step: Step) -> str:
+        """The content digest of a step that is among `needs`."""
+        return self._results[step].digest
+
+    def scratch(self, name: str) -> Path:
+        """An empty directory that outlives this call, but not the step."""
+        folder = self.out.with_name(self.out.name + f".{name}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def run(self, argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] = {}) -> str:
+        """Run a program, its output to the step's log; its stdout. Raises CommandFailed with the log's path."""
+        with self.log.open("ab") as log:
+            log.write(f"$ {' '.join(map(str, argv))}\n".encode())
+            log.flush()
+            start = log.tell()
+            with subprocess.Popen(
+                [str(a) for a in argv],
+                cwd=cwd,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            ) as process:
+                assert process.stdout is not None
+                out = process.stdout.read()
+            log.write(out)
+        if process.returncode:
+            said = self.log.read_bytes()[start:].decode(errors="replace")
+            raise CommandFailed(self.step.name, str(argv[0]), process.returncode, said, self.log)
+        return out.decode(errors="replace")
+
+
+class StepRunner:
+    """Runs steps in the order of their needs, out of the cache where it can."""
+
+    def __init__(self, cache: Path, progress: Progress) -> None:
+        self.cache = cache
+        self._progress = progress
+        self._results: dict[Step, Result] = {}
+        self._source_digests: dict[Path, str] = {}
+
+    def run(self, step: Step) -> Result:
+        """The step's result, made now if it is not there yet."""
+        for need in step.needs:
+            self.run(need)
+        if step not in self._results:
+            self._results[step] = self._from_cache(step) or self._make(step)
+        return self._results[step]
+
+    def path(self, step: Step) -> Path:
+        """Where a step that was run put its files."""
+        return self._results[step].path
+
+    def digest(self, step: Step) -> str:
+        """The content digest of a step that was run."""
+        return self._results[step].digest
+
+    def key(self, step: Step) -> str:
+        """The hash of everything that decides the step's result; its needs must have been run."""
+        parts = {
+            "params": step.params,
+            "needs": [[need.name, self._results[need].digest] for need in step.needs],
+            "sources": [[source.name, self._source(source)] for source in step.sources],
+            "code": self._source(Path(inspect.getsourcefile(inspect.unwrap(step.build)) or "")),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _place(self, step: Step) -> Path:
+        return self.cache / "steps" / step.name.replace(" ", "-").replace("/", "_") / self.key(step)
+
+    def _from_cache(self, step: Step) -> Result | None:
+        place = self._place(step)
+        try:
+            record = json.loads((place / "step.json").read_text())
+        except (OSError, ValueError):
+            return None
+        os.utime(place)  # "newest" in _prune means last used
+        return Result(place / "out", record["digest"], record["seconds"], cached=True)
+
+    def _make(self, step: Step) -> Result:
+        place = self._place(step)
+        temporary = place.with_name(f".{place.name}.making")
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "out").mkdir(parents=True)
+        log = self.cache / "logs" / f"{place.parent.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("")
+        begun = time.monotonic()
+        with self._progress.step(step.name):
+            step.build(Work(step, temporary / "out", self._results, log, self.cache))
+            digest = tree_digest(temporary / "out")
+        seconds = time.monotonic() - begun
+        (temporary / "step.json").write_text(json.dumps({"digest": digest, "seconds": round(seconds, 2)}))
+        for leftover in temporary.glob("out.*"):
+            shutil.rmtree(leftover)
+        shutil.rmtree(place, ignore_errors=True)
+        temporary.rename(place)
+        self._prune(place.parent)
+        return Result(place / "out", digest, seconds, cached=False)
+
+    def _source(self, path: Path) -> str:
+        if path not in self._source_digests:
+            self._source_digests[path] = tree_digest(path)
+        return self._source_digests[path]
+
+    @staticmethod
+    def _prune(folder: Path) -> None:
+        results = sorted(
+            (p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.stat().st_mtime
+        )
+        for old in results[:-KEPT_RESULTS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_unfinished(cache: Path) -> None:
+    """Remove what an interrupted build left; to be called by the holder of the build lock only."""
+    for folder in (cache / "steps").glob("*/.*.making"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def tree_digest(path: Path) -> str:
+    """A hash over a file, or over names, kinds, executable bits and content of all in a directory but caches."""
+    if path.is_file():
+        return _file_digest(path)
+    total = hashlib.sha256()
+    for entry in walk(path):
+        kind = "link" if entry.is_symlink() else "dir" if entry.is_dir() else "file"
+        content = str(entry.readlink()) if kind == "link" else _file_digest(entry) if kind == "file" else ""
+        mode = entry.lstat().st_mode & 0o111 if kind == "file" else 0
+        total.update(
+            f"{entry.relative_to(path)}\0{kind}\0{mode}\0{content}\n".encode(errors="surrogateescape")
+        )
+    return total.hexdigest()
+
+
+def walk(root: Path) -> list[Path]:
+    """Everything below a directory but Python's caches, sorted by path."""
+    found: list[Path] = []
+    for folder, names, files in os.walk(root):
+        names[:] = [n for n in names if n != "__pycache__"]
+        found += [Path(folder) / n for n in [*names, *files]]
+    return sorted(found)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
