@@ -27,7 +27,7 @@ OUTCOMES = (
         "operator/controller-ready",
         "The controller pod is 2/2",
         Status.FAILED,
-        reason="v1/Pod/operators/x: 1/2 | kube-rbac-proxy: ImagePullBackOff\nevents:\n <b>Back-off</b> pulling",
+        reason="v1/Pod/operators/x: 1/2 | ImagePullBackOff\nevents:\n <b>Back-off</b> pulling",
         hint="substitute kube-rbac-proxy",
         blame=Blame.PRODUCT,
         evidence=("evidence/operator/pods.yaml",),

@@ -1,0 +1,3 @@
+"""Loads the suite's plugins; the fixtures are one module a layer, in fixtures/."""
+
+pytest_plugins = ("fixtures.plugin",)

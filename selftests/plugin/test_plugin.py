@@ -1,0 +1,380 @@
+"""The plugin on a play world: what is provisioned, what blocks, how it ends, what is written."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import jsonschema
+import pytest
+
+from harness.report import schema
+
+GOOD = '''
+    @outcome("cluster/node")
+    def test_node(cluster):
+        """One node.
+
+        Seed, "k3s": one node Ready.
+        """
+
+    @outcome("olm/catalog", needs=["cluster/node"])
+    def test_catalog(olm):
+        """The catalog.
+
+        Seed, "OLM": READY.
+        """
+        assert olm["made"] == "olm"
+
+    @outcome("operator/csv", needs=["olm/catalog"])
+    def test_csv(operator):
+        """The CSV.
+
+        Seed, "Operator": Succeeded.
+        """
+'''
+RED = GOOD.replace('== "olm"', '== "something else", "v1/CatalogSource/olm/x: READY expected"')
+
+
+def test_all_green_conforms(play):
+    play.test(GOOD)
+    result = play.run()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "runner-conformance: verifies profile seed in a play; real components",
+            "*creates cluster*",
+            "*cluster: 1 passed*",
+            "CONFORMS: 3 passed",
+        ]
+    )
+    assert play.document()["verdict"]["text"] == "CONFORMS"
+    jsonschema.validate(play.document(), schema())
+    assert (play.pytester.path / "closed.txt").read_text() == "False"
+
+
+def test_the_headline_is_the_first_line(play):
+    play.plan(rehearsal=True)
+    play.test(GOOD)
+    result = play.run()
+    assert "REHEARSAL (stand-ins: k3s)" in result.outlines[0]
+    assert "k3s v1.28.15+lab1 (stand-in for v1.28.5+k3s1)" in result.outlines[1]
+    assert "CONFORMS (rehearsal): 3 passed" in result.outlines
+
+
+def test_a_failure_blocks_its_dependents_and_names_itself_first(play):
+    play.test(RED)
+    result = play.run()
+    assert result.ret == 1
+    assert play.statuses() == {"cluster/node": "passed", "olm/catalog": "failed", "operator/csv": "blocked"}
+    result.stdout.fnmatch_lines(
+        [
+            "*operator/csv: blocked by olm/catalog",
+            "DOES NOT CONFORM: 1 passed, 1 failed, 1 blocked",
+            "first reason: olm/catalog: v1/CatalogSource/olm/x: READY expected*",
+            "next: pytest tests/test_play.py::test_catalog tests/test_play.py::test_csv",
+        ]
+    )
+
+
+def test_a_blocked_test_is_not_even_begun(play):
+    play.test(
+        RED
+        + '''
+    @outcome("operator/last", needs=["operator/csv"])
+    def test_last():
+        """Last.
+
+        Seed: last.
+        """
+        open("begun.txt", "w").close()
+'''
+    )
+    play.run()
+    assert play.statuses()["operator/last"] == "blocked"
+    assert not (play.pytester.path / "begun.txt").exists()
+
+
+def test_order_does_not_matter(play):
+    play.test(
+        '''
+    @outcome("b/second", needs=["a/first"])
+    def test_b(cluster):
+        """B.
+
+        Seed: b.
+        """
+
+    @outcome("a/first")
+    def test_a(cluster):
+        """A.
+
+        Seed: a.
+        """
+        assert False, "a is red"
+'''
+    )
+    play.run()
+    assert play.statuses() == {"b/second": "blocked", "a/first": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("blame", "code", "word"), [("product", 1, "DOES NOT CONFORM"), ("environment", 10, "INCONCLUSIVE")]
+)
+def test_a_step_that_fails_is_told_with_its_blame(play, blame, code, word):
+    play.plan(fails="olm", blame=blame)
+    play.test(GOOD)
+    result = play.run()
+    assert result.ret == code
+    document = play.document()
+    assert document["verdict"]["word"] == word
+    phases = {p["name"]: p["status"] for p in document["phases"]}
+    assert phases == {"cluster": "passed", "olm": "failed", "operator": "blocked", "remove": "passed"}
+    assert play.acted() == ["cluster", "olm"]
+
+
+def test_only_the_steps_of_the_selected_tests_are_played(play):
+    play.test(GOOD)
+    result = play.run("-k", "catalog")
+    assert result.ret == 0
+    assert play.acted() == ["cluster", "olm"]
+    assert play.statuses() == {"olm/catalog": "passed"}
+
+
+def test_a_single_test_by_name(play):
+    play.test(GOOD)
+    assert play.run("tests/test_play.py::test_node").ret == 0
+    assert play.acted() == ["cluster"]
+
+
+def test_stop_at_the_first_failure_leaves_the_rest_not_run(play):
+    play.test(RED)
+    assert play.run("-x").ret == 1
+    assert play.statuses()["operator/csv"] in ("blocked", "not run")
+
+
+def test_last_failed_runs_only_what_was_red(play):
+    play.test(RED)
+    play.run()
+    play.test(GOOD)
+    result = play.run("--lf")
+    assert result.ret == 0
+    assert list(play.statuses()) == ["olm/catalog"]
+
+
+def test_xdist_provisions_once_and_knows_what_is_red_elsewhere(play):
+    play.plan(seconds=0.3)
+    play.test(RED)
+    result = play.run("-n", "2")
+    assert result.ret == 1
+    assert sorted(play.acted()) == ["cluster", "olm", "operator"]
+    assert play.statuses() == {"cluster/node": "passed", "olm/catalog": "failed", "operator/csv": "blocked"}
+    assert (play.pytester.path / "closed.txt").exists()
+
+
+def test_leftovers_have_an_exit_code_of_their_own(play):
+    play.plan(leftovers=["link rc-1"])
+    play.test(GOOD)
+    result = play.run()
+    assert result.ret == 11
+    result.stdout.fnmatch_lines(
+        ["*left behind: link rc-1", "CONFORMS: 3 passed", "first reason: 1 thing*link rc-1"]
+    )
+
+
+def test_a_teardown_that_fails_fails_the_run_separately(play):
+    play.test(
+        GOOD
+        + '''
+    @pytest.fixture
+    def untidy():
+        yield
+        raise RuntimeError("still there")
+
+    @outcome("runner/deleted")
+    def test_deleted(untidy):
+        """Deleted.
+
+        Seed: deleted.
+        """
+'''
+    )
+    result = play.run()
+    assert play.statuses()["runner/deleted"] == "passed"
+    assert result.ret == 11
+    assert "still there" in play.document()["leftovers"][0]
+
+
+@pytest.mark.parametrize(
+    ("raised", "blame", "code"),
+    [
+        ("AssertionError('x')", "product", 1),
+        ("KeyError('x')", "suite", 12),
+        ("ConnectionRefusedError('x')", "environment", 10),
+    ],
+)
+def test_what_a_test_raises_says_who_is_at_fault(play, raised, blame, code):
+    play.test(GOOD.replace('assert olm["made"] == "olm"', f"raise {raised}"))
+    assert play.run().ret == code
+    assert play.document()["outcomes"][1]["blame"] == blame
+
+
+def test_not_applicable_needs_a_reason_and_does_not_block(play):
+    play.test(
+        '''
+    from fixtures.outcomes import NotApplicable
+
+    @outcome("a/first")
+    def test_a(cluster):
+        """A.
+
+        Seed: a.
+        """
+        raise NotApplicable("the lab has no kaniko")
+
+    @outcome("b/second", needs=["a/first"])
+    def test_b(cluster):
+        """B.
+
+        Seed: b.
+        """
+'''
+    )
+    assert play.run().ret == 0
+    assert play.statuses() == {"a/first": "not applicable", "b/second": "passed"}
+    assert play.document()["outcomes"][0]["reason"] == "the lab has no kaniko"
+
+
+def test_a_bare_skip_is_blocked_not_green(play):
+    play.test(GOOD.replace('assert olm["made"] == "olm"', 'pytest.skip("later")'))
+    assert play.run().ret == 10
+    assert play.statuses()["olm/catalog"] == "blocked"
+
+
+def test_evidence_is_linked_and_in_the_message(play):
+    play.test(RED)
+    result = play.run()
+    outcome = play.document()["outcomes"][1]
+    assert outcome["evidence"] == ["evidence/olm-catalog/pods.txt"]
+    assert (play.pytester.path / "report" / "evidence" / "olm-catalog" / "pods.txt").exists()
+    result.stdout.fnmatch_lines(["*pod x: CrashLoopBackOff*"])
+
+
+def test_no_secret_reaches_any_sink(play):
+    play.test(
+        '''
+    import logging
+    from harness.redact import Secret
+    token = Secret("correct-horse-battery")
+
+    @outcome("a/first")
+    def test_a(operator):
+        """A.
+
+        Seed: a.
+        """
+        print("printed", token.reveal())
+        logging.warning("logged %s", token.reveal())
+        value = token.reveal()
+        assert value == "", f"diff {value}"
+'''
+    )
+    play.plan(fails="nothing")
+    result = play.run("-l", "-v", "--tb=long")
+    assert result.ret == 1
+    sinks = result.stdout.str() + result.stderr.str()
+    for path in (play.pytester.path / "report").rglob("*"):
+        sinks += path.read_text() if path.is_file() else ""
+    assert "[redacted]" in sinks
+    assert "correct-horse-battery" not in sinks
+
+
+def test_a_secret_in_a_step_s_failure_is_cut(play):
+    play.plan(fails="operator", blame="product")
+    play.test(GOOD)
+    result = play.run("-v", "--tb=long")
+    sinks = result.stdout.str() + "".join(
+        p.read_text() for p in (play.pytester.path / "report").rglob("*") if p.is_file()
+    )
+    assert "operator broke over [redacted]" in sinks
+    assert "hunter2-hunter2" not in sinks
+
+
+def test_junit_holds_facts_outcomes_and_phases(play):
+    play.plan(rehearsal=True, fails="operator", blame="product")
+    play.test(GOOD)
+    play.run()
+    suite = ET.parse(play.pytester.path / "report" / "junit.xml").getroot().find("testsuite")
+    facts = {p.get("name"): p.get("value") for p in suite.find("properties")}
+    assert facts["verdict"] == "DOES NOT CONFORM (rehearsal)"
+    assert facts["k3s.expected"] == "v1.28.15+lab1"
+    cases = {(c.get("classname"), c.get("name")): c for c in suite.iter("testcase")}
+    assert cases["provision", "operator"].find("failure") is not None
+    assert cases["provision", "olm"].find("failure") is None
+    inner = {p.get("name"): p.get("value") for p in cases["tests.test_play", "test_catalog"].iter("property")}
+    assert (inner["outcome"], inner["status"]) == ("olm/catalog", "passed")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--reuse", "x", "--k3s-version", "v1.29.0+k3s1"), "*kept stack isn't installed again*"),
+        (("--reuse", "x", "--keep"), "*always left as it was*"),
+        (("--cluster", "existing"), "*would act on whichever cluster is current*"),
+        (("--kubeconfig", "x"), "*an ephemeral cluster would be verified*"),
+        (("--gitlab-url", "https://gitlab.example"), "*go together*"),
+        (("--gitlab-project", "a/b"), "*so your GitLab would stay untested*"),
+        (("--name", "x"), "*nobody could use its name*"),
+        (("--keep", "--name", "X y"), "*lower case*"),
+    ],
+)
+def test_contradictions_are_usage_errors_with_their_consequence(play, args, message):
+    play.test(GOOD)
+    result = play.run(*args)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([message])
+    assert play.acted() == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.replace("olm/catalog", "Catalog"), "*is not section/name*"),
+        (lambda s: s.replace("olm/catalog", "cluster/node"), "*is tests/test_play.py::test_node already*"),
+        (lambda s: s.replace('        Seed, "OLM": READY.\n', ""), "*must say what the seed promises*"),
+    ],
+)
+def test_a_bad_declaration_is_refused_before_anything_starts(play, spoil, message):
+    play.test(spoil(GOOD))
+    result = play.run()
+    assert result.ret == 4
+    (result.stderr if result.stderr.lines else result.stdout).fnmatch_lines([message])
+    assert play.acted() == []
+
+
+def test_collect_only_touches_nothing(play):
+    play.test(GOOD)
+    result = play.run("--collect-only")
+    assert result.ret == 0
+    assert play.acted() == []
+    assert not (play.pytester.path / "report").exists()
+
+
+def test_the_plugin_sleeps_without_outcomes(play):
+    play.test("def test_plain():\n    pass\n")
+    result = play.run("tests/test_play.py")
+    assert result.ret == 0
+    assert play.acted() == []
+    assert not (play.pytester.path / "report" / "conformance.json").exists()
+
+
+def test_interrupted_takes_everything_down_and_still_reports(play):
+    play.test(GOOD.replace('assert olm["made"] == "olm"', "raise KeyboardInterrupt"))
+    result = play.run()
+    assert result.ret == 130
+    assert play.document()["verdict"]["word"] == "INCONCLUSIVE"
+    assert (play.pytester.path / "closed.txt").read_text() == "True"
+
+
+def test_a_failing_plain_test_beside_green_outcomes_still_fails(play):
+    play.test(GOOD + "\n    def test_plain():\n        assert False\n")
+    assert play.run().ret == 1
