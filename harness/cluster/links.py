@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyroute2 import IPRoute
 
@@ -105,7 +106,11 @@ def connect(subnet: Subnet, run_id: str, name: str, pid: int) -> str:
 
 
 def configure_inside(subnet: Subnet) -> None:
-    """Within the node's namespace: loopback, address and default route."""
+    """Within the node's namespace: loopback, address, default route, and forwarding between pods and link.
+
+    Forwarding is on before docker starts: docker turns FORWARD's policy to DROP where it must turn it on itself.
+    """
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     with IPRoute() as ipr:
         ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
         (index,) = ipr.link_lookup(ifname=NODE_LINK)

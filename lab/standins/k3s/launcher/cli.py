@@ -73,7 +73,7 @@ def _server(arguments: list[str]) -> None:
         chosen.token = Path(chosen.token_file).read_text().strip()
     directory = payload.unpack(Path(chosen.data_dir))
     environment = payload.environment(directory)
-    _link_iptables(directory, environment)
+    _set_up_iptables(directory, environment, chosen.cluster_cidr)
     node = Node(chosen, directory, me.minor)
     node.prepare()
     containerd.write_config(chosen, directory)
@@ -131,8 +131,11 @@ def _port_is_free(address: str, port: int) -> None:
             ) from error
 
 
-def _link_iptables(directory: Path, environment: dict[str, str]) -> None:
-    """The iptables flavour that this kernel has, as k3s's detection chooses: nf_tables where it works."""
+def _set_up_iptables(directory: Path, environment: dict[str, str], cluster_cidr: str) -> None:
+    """Link the iptables flavour that this kernel has, nf_tables where it works; let pods' packets through.
+
+    The rules are those that flannel sets in k3s (its FLANNEL-FWD): a docker beside it drops what is forwarded.
+    """
     nft = directory / "bin/xtables-nft-multi"
     works = subprocess.run(
         [nft, "iptables", "-t", "nat", "-S"], env=environment, capture_output=True, check=False
@@ -145,6 +148,12 @@ def _link_iptables(directory: Path, environment: dict[str, str]) -> None:
             link = aux / f"{family}{suffix}"
             link.unlink(missing_ok=True)
             link.symlink_to(f"../{multi}")
+    for side in ("-s", "-d"):
+        rule = ["FORWARD", side, cluster_cidr, "-m", "comment", "--comment", "flanneld forward", "-j", "ACCEPT"]
+        iptables = [str(aux / "iptables"), "-w"]
+        there = subprocess.run([*iptables, "-C", *rule], env=environment, capture_output=True, check=False)
+        if there.returncode:
+            subprocess.run([*iptables, "-A", *rule], env=environment, capture_output=True, check=False)
 
 
 def _tool(name: str, arguments: list[str]) -> None:
