@@ -5,14 +5,22 @@ answered. Only requests of the runner API are replayed; git goes to a real repos
 """
 
 import json
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 RECORDED_BASE = "http://10.99.0.1:8080"
+_ORDINARY: dict[str, Mapping[str, Any]] = {
+    "POST": {"status": 204, "headers": {}},
+    "PATCH": {"status": 202, "headers": {"Content-Type": "text/plain", "Job-Status": "running"}, "body": "202"},
+    "PUT": {"status": 200, "headers": {"Content-Type": "application/json", "Job-Status": "running"}, "body": "200"},
+}
 
 
 @dataclass
@@ -36,10 +44,12 @@ class Request:
 
 @dataclass
 class Replay:
-    """`answers` are consumed in order, one list for each (method, path without query); 204 when a list is used up."""
+    """Answers are used in order, for each (method, path without query); then what a GitLab without news would say."""
 
     records: Sequence[Mapping[str, Any]]
     rewrite: Mapping[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+    repositories: Path | None = None
     requests: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> "Replay":
@@ -59,7 +69,7 @@ class Replay:
             def log_message(self, *_arguments: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((self.address, 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
@@ -71,16 +81,19 @@ class Replay:
     @property
     def base(self) -> str:
         """URL of this server."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://{self.address}:{self._server.server_port}"
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """Keep one request and give the next recorded answer for it."""
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        if self.repositories and "/git-upload-pack" in handler.path + handler.path.replace("?service=", "/"):
+            _git(handler, body, self.repositories)
+            return
         with self._lock:
             t = time.monotonic() - self._started
             self.requests.append(Request(t, handler.command, handler.path, dict(handler.headers), body))
             waiting = self._queues.get((handler.command, _bare(handler.path)), [])
-            answer = waiting.pop(0) if waiting else {"status": 204, "headers": {}}
+            answer = waiting.pop(0) if waiting else _ORDINARY.get(handler.command, _ORDINARY["POST"])
         data = json.dumps(answer["json"]) if "json" in answer else answer.get("body") or ""
         for old, new in {RECORDED_BASE: self.base, **self.rewrite}.items():
             data = data.replace(old, new)
@@ -101,3 +114,37 @@ class Replay:
 
 def _bare(path: str) -> str:
     return path.partition("?")[0]
+
+
+def _git(handler: BaseHTTPRequestHandler, body: bytes, root: Path) -> None:
+    """git's own http-backend, behind the 401 that makes a client send its credentials."""
+    path, _, query = handler.path.partition("?")
+    if "Authorization" not in handler.headers:
+        handler.send_response(401)
+        handler.send_header("WWW-Authenticate", 'Basic realm="GitLab"')
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return
+    environment = os.environ | {
+        "GIT_PROJECT_ROOT": str(root),
+        "GIT_HTTP_EXPORT_ALL": "1",
+        "REQUEST_METHOD": handler.command,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": handler.headers.get("Content-Type") or "",
+        "CONTENT_LENGTH": str(len(body)),
+        "HTTP_CONTENT_ENCODING": handler.headers.get("Content-Encoding") or "",
+        "GIT_PROTOCOL": handler.headers.get("Git-Protocol") or "",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+    }
+    done = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=True)
+    head, _, data = done.stdout.partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+    handler.send_response(int(headers.pop("Status", "200").split()[0]))
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)

@@ -65,13 +65,13 @@ _RUNNER_KEYS |= {
 _INTEGERS = {"limit", "output-limit", "request-concurrency"}
 _RESERVED = (
     "Runner configuration other than name and executor configuration is reserved and cannot be specified "
-    "when registering with a runner token. This configuration is specified on the GitLab server. Please try again "
-    "without specifying those arguments."
+    "when registering with a runner token. This configuration is specified on the GitLab server. "
+    "Please try again without specifying those arguments."
 )
 _DEPRECATED = (
     "Support for registration tokens and runner parameters in the 'register' command has been deprecated in "
-    "GitLab Runner 15.6 and will be replaced with support for authentication tokens. For more information, "
-    "see https://gitlab.com/gitlab-org/gitlab/-/issues/380872"
+    "GitLab Runner 15.6 and will be replaced with support for authentication tokens. "
+    "For more information, see https://gitlab.com/gitlab-org/gitlab/-/issues/380872"
 )
 
 
@@ -289,7 +289,7 @@ def verify(path: Path, flags: dict[str, str]) -> int:
 
 
 def unregister(path: Path, flags: dict[str, str]) -> int:
-    """Unregister all runners, or those of a name, URL or token; a refusal is logged, the exit code stays 0."""
+    """Unregister all runners, or those of a name, URL or token; a refusal is logged, and the exit code is 0."""
     mode()
     settings = load(path)
     system = config.system_id(path)

@@ -91,7 +91,7 @@ def load(path: Path) -> Table:
 
 
 def short_token(token: str) -> str:
-    """The part of a token that logs and pod names show; ends the process as the real one does when too short."""
+    """The part of a token that logs and pod names show; a too short one ends the process, as there."""
     start, end = (
         (5, 14) if token.startswith("glrt-") else (0, 17) if token.startswith("GR1348941") else (0, 8)
     )
