@@ -17,6 +17,9 @@ MAX_MESSAGE_CHARS = 400
 CRASHES_UNTIL_HOPELESS = 3
 """A container may lose a race once or twice while its peers start; after that it is broken."""
 
+SANDBOXES_UNTIL_HOPELESS = 3
+"""The node can't start any pod: its network or its sandbox image; the kubelet tries every 12 s or so."""
+
 _TERMINAL_WAITING = {
     "ImagePullBackOff",
     "ErrImageNeverPull",
@@ -126,7 +129,7 @@ def pod_problem(pod: Object, events: Sequence[Object] = ()) -> Problem | None:
         problem = _container_problem(name, container, pod, events)
         if problem is not None:
             return problem
-    for condition in status.get("conditions", ()):
+    for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             message = condition.get("message", "unschedulable")
             return Problem(f"{name}: {message}", _blame_of_host(message))
@@ -229,6 +232,9 @@ def _problem_of_events(events: Sequence[Object]) -> Problem | None:
         return None
     newest = max(warnings, key=_event_time)
     line = _event_line(newest)
+    if newest.get("reason") == "FailedCreatePodSandBox":
+        repeated = (newest.get("count") or 1) >= SANDBOXES_UNTIL_HOPELESS
+        return Problem(line, Blame.ENVIRONMENT, terminal=repeated)
     return Problem(line, _blame_of_host(line))
 
 

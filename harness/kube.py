@@ -452,7 +452,7 @@ def _is_transient(error: BaseException) -> bool:
 _again = tenacity.Retrying(
     retry=tenacity.retry_if_exception(_is_transient),
     stop=tenacity.stop_after_delay(_RETRY_FOR_S),
-    wait=tenacity.wait_exponential_jitter(initial=0.1, max=2),
+    wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2),
     reraise=True,
 )
 

@@ -170,8 +170,7 @@ class _Wait(Generic[T]):
             now = self.clock.now()
             self._give_up_if_over(now)
             if now >= heartbeat:
-                passed = f"still waiting after {now - self.begin:.0f} s"
-                self.progress(f"{self.what}: {passed}: {self.state or 'nothing yet'}")
+                self._beat(now)
                 heartbeat += HEARTBEAT_S
             until = min(now + pause_s, self.begin + self.timeout_s, heartbeat)
             self._pause(changed, until, cancelled)
@@ -202,6 +201,14 @@ class _Wait(Generic[T]):
         if state and state != self.state:
             self.state = state
             self.progress(f"{self.what}: {state}")
+
+    def _beat(self, now: float) -> None:
+        """Say that we are still here, and what seems to be the matter; end if that won't mend."""
+        problem = diagnose(self.kube, self.scopes).problem if self.kube and not self.failing else None
+        matter = problem.reason if problem else self.state or "nothing yet"
+        self.progress(f"{self.what}: still waiting after {now - self.begin:.0f} s: {redact(matter)}")
+        if problem is not None and problem.terminal:
+            self._fail(problem, hopeless=True)
 
     def _give_up_if_hopeless(self, value: T) -> None:
         verdict = self.hopeless(value) if self.hopeless else None

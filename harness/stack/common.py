@@ -167,7 +167,7 @@ def _images(template: Mapping[str, Any]) -> list[str]:
 
 def condition(manifest: Mapping[str, Any], kind: str) -> str | None:
     """The status ("True", "False", "Unknown") of a condition, or None."""
-    found = (it for it in manifest.get("status", {}).get("conditions", ()) if it["type"] == kind)
+    found = (it for it in manifest.get("status", {}).get("conditions") or () if it["type"] == kind)
     return next((str(it["status"]) for it in found), None)
 
 
