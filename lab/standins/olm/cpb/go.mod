@@ -1,0 +1,3 @@
+module runner-conformance.dev/lab/cpb
+
+go 1.21
