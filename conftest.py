@@ -1,3 +1,8 @@
 """Loads the suite's plugins; the fixtures are one module a layer, in fixtures/."""
 
-pytest_plugins = ("fixtures.plugin",)
+pytest_plugins = (
+    "fixtures.plugin",
+    "fixtures.stack_world",
+    "fixtures.stack",
+    "fixtures.cluster",
+)

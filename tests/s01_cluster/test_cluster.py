@@ -1,0 +1,92 @@
+"""Seed, "Installing k3s": a single-node Kubernetes that is ready for the operator."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fixtures import expect
+from fixtures.cluster import NodeShell, RunPod
+from fixtures.stack import Reached
+from harness.kube import Kube, Object
+from harness.profile import MINIMUM_KUBERNETES
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+
+@pytest.mark.outcome("cluster/kubernetes-version")
+def test_kubernetes_is_new_enough(kube: Kube) -> None:
+    """Kubernetes is v1.21.1 or newer.
+
+    Seed, introduction: "Two prerequisites: Kubernetes must be v1.21.1 or above".
+    """
+    found = kube.request("GET", "/version")["gitVersion"]
+    minimum = ".".join(map(str, MINIMUM_KUBERNETES))
+    assert _version(found) >= MINIMUM_KUBERNETES, f"the API server is {found}, the seed asks for v{minimum}"
+
+
+@pytest.mark.outcome("cluster/k3s-version")
+def test_k3s_version(node_shell: NodeShell, reached: Reached) -> None:
+    """`k3s --version` names the version asked for.
+
+    Seed, "Installing k3s": "k3s --version → k3s version v1.28.5+k3s1 (5b2d1271), go version go1.20.12".
+    """
+    first, second = node_shell("k3s", "--version").strip().splitlines()
+    named = re.fullmatch(r"k3s version (\S+) \(([0-9a-f]{8})\)", first)
+    assert named, f"the first line of k3s --version is {first!r}"
+    assert re.fullmatch(r"go version go\d+\.\d+(\.\d+)?", second), f"the second line is {second!r}"
+    reached("k3s", named.group(1))
+
+
+@pytest.mark.outcome("cluster/node-ready")
+def test_one_node_is_ready(node: Object) -> None:
+    """There is one node, and it is Ready.
+
+    Seed, "Installing k3s": "kubectl get nodes → vm-0-12-ubuntu Ready … a single-node k3s cluster".
+    """
+    expect.fields(node, {"status.conditions[type=Ready].status": "True"})
+    assert not node["spec"].get("unschedulable"), f"{expect.ref(node)} is cordoned"
+
+
+@pytest.mark.outcome("cluster/node-roles", needs=["cluster/node-ready"])
+def test_the_node_is_control_plane_and_master(node: Object) -> None:
+    """The node's roles are control-plane and master.
+
+    Seed, "Installing k3s": "ROLES control-plane,master".
+    """
+    prefix = "node-role.kubernetes.io/"
+    roles = {label.removeprefix(prefix) for label in node["metadata"]["labels"] if label.startswith(prefix)}
+    assert roles >= {"control-plane", "master"}, f"{expect.ref(node)} has roles {sorted(roles)}"
+
+
+@pytest.mark.outcome("cluster/node-version", needs=["cluster/node-ready"])
+def test_the_kubelet_is_k3s_s(our_cluster: object, node: Object, reached: Reached) -> None:
+    """The node's kubelet has k3s's version.
+
+    Seed, "Installing k3s": "VERSION v1.28.5+k3s1", the same as `k3s --version`.
+    """
+    reached("k3s", node["status"]["nodeInfo"]["kubeletVersion"])
+
+
+@pytest.mark.outcome("cluster/pod-runs", needs=["cluster/node-ready"])
+def test_a_pod_runs(run_pod: RunPod) -> None:
+    """A pod is scheduled, its image is pulled, and it runs to its end.
+
+    Seed, "Installing k3s": the cluster can now be used to install GitLab Runner.
+    """
+    assert run_pod("hello", "echo", "hello from a pod") == "hello from a pod\n"
+
+
+@pytest.mark.outcome("cluster/dns", needs=["cluster/pod-runs"])
+def test_cluster_dns_answers(run_pod: RunPod, kube: Kube) -> None:
+    """A pod resolves the name of a Service to its address.
+
+    Seed, "Installing k3s": the cluster can now be used; operator and Runner find their Services by name.
+    """
+    service = expect.there(kube.get("v1/Service", "kubernetes", "default"), "Service kubernetes")
+    answer = run_pod("dns", "nslookup", "kubernetes.default.svc.cluster.local")
+    address = service["spec"]["clusterIP"]
+    assert re.search(rf"^Address.*\b{re.escape(address)}$", answer, re.M), f"{address} is not in:\n{answer}"
