@@ -15,16 +15,17 @@ _DOCKER_HUB = ("registry-1.docker.io", "auth.docker.io", "index.docker.io")
 
 
 def resolv_conf(
-    *, air_gapped: bool, host_ip: str, files: tuple[Path, ...] = (_RESOLV_CONF, _BEHIND_STUB)
+    *, air_gapped: bool, node_ip: str, files: tuple[Path, ...] = (_RESOLV_CONF, _BEHIND_STUB)
 ) -> str:
     """The node's resolv.conf.
 
-    Air-gapped: a name server at which nobody listens, so that every lookup is refused at once instead of timing out.
+    Air-gapped: the node itself, where nobody listens, so that every lookup is refused at once instead of
+    timing out.
     Otherwise the host's; a stub on the host's loopback can't be reached from the node, so the one behind it.
     Raises EnvironmentProblem when there is no server that the node can reach.
     """
     if air_gapped:
-        return f"nameserver {host_ip}\noptions timeout:1 attempts:1\n"
+        return f"nameserver {node_ip}\noptions timeout:1 attempts:1\n"
     for file in files:
         if not file.exists():
             continue

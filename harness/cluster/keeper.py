@@ -112,7 +112,7 @@ class Keeper:
             k3s=record.k3s,
             arguments=arguments,
             subnet=subnet.number,
-            resolv_conf=dns.resolv_conf(air_gapped=bool(record.storage), host_ip=subnet.host_ip),
+            resolv_conf=dns.resolv_conf(air_gapped=bool(record.storage), node_ip=subnet.node_ip),
             hosts=dns.hosts(record.name, subnet.node_ip, record.unreachable),
             docker=record.docker,
             write_template=not linux.has_capability(linux.CAP_SYS_RESOURCE),

@@ -109,8 +109,10 @@ def configure_inside(subnet: Subnet) -> None:
     """Within the node's namespace: loopback, address, default route, and forwarding between pods and link.
 
     Forwarding is on before docker starts: docker turns FORWARD's policy to DROP where it must turn it on itself.
+    Refusals are not rationed (one a second is the default): in an air-gapped node every lookup is refused.
     """
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    for name, value in (("ip_forward", "1"), ("icmp_ratelimit", "0")):
+        (Path("/proc/sys/net/ipv4") / name).write_text(value)
     with IPRoute() as ipr:
         ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
         (index,) = ipr.link_lookup(ifname=NODE_LINK)
