@@ -93,7 +93,7 @@ class Watch:
                         raise WatchExpired(event["object"].get("message", "watch ended"))
                     if event["type"] != "BOOKMARK":
                         yield event["type"], event["object"]
-        except ApiUnreachable:
+        except (ApiUnreachable, ValueError):  # a connection cut by stop() may leave half a line
             if not self._stopped:
                 raise
         finally:
