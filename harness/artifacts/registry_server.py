@@ -44,12 +44,12 @@ class RegistryServer:
 
     It dies with the thread that called ``start``.
 
-    >>> with RegistryServer(bundle.file("registry"), bundle.storage, "127.0.0.1", 5000, state_dir=tmp) as registry:
+    >>> with RegistryServer(program, storage, "127.0.0.1", 5000, state_dir=tmp) as registry:
     ...     pull(registry.url)
     """
 
     def __init__(self, program: Path, storage: Path, address: str, port: int, *, state_dir: Path) -> None:
-        """``storage`` is the directory that holds ``docker/registry/v2``; configuration and log go to ``state_dir``."""
+        """``storage`` holds ``docker/registry/v2``; configuration and log go to ``state_dir``."""
         self._program, self._storage = program, storage
         self._address, self._port = address, port
         self._state_dir = state_dir

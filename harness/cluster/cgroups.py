@@ -1,7 +1,7 @@
 """A cgroup subtree of its own for each node, on cgroup v1 (also mixed with v2) and v2.
 
-Two kubelets that see the same ``/kubepods`` remove each other's pods.  So each node gets one directory, named after the
-run, below the root of every hierarchy, and a cgroup namespace in which that directory is the root.
+Two kubelets that see the same ``/kubepods`` remove each other's pods.  So each node gets one directory, named
+after the run, below the root of every hierarchy, and a cgroup namespace in which that directory is the root.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _delegate(directory: Path) -> None:
                 busy = " because processes live there" if error.errno == errno.EBUSY else ""
                 raise EnvironmentProblem(
                     f"can't enable the cgroup controller {controller} in {directory}{busy}",
-                    "in a container: give it the host's cgroup namespace (--cgroupns=host), or a systemd scope",
+                    "in a container: give it the host's cgroup namespace (--cgroupns=host)",
                 ) from error
 
 
@@ -147,7 +147,7 @@ def _remove_tree(top: Path) -> bool:
     while top.exists():
         for directory, _, _ in os.walk(top, topdown=False):
             with suppress(OSError):
-                os.rmdir(directory)
+                Path(directory).rmdir()
         if not top.exists() or time.monotonic() > deadline:
             break
         time.sleep(0.05)  # processes that were killed leave their group when the kernel is done with them

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from harness.cluster import cgroups, keeper, linux, links, node, preflight
+from harness.cluster import cgroups, keeper, links, preflight
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
 from harness.cluster.record import Record
 from harness.cluster.registries import REGISTRY_PORT, registries_yaml

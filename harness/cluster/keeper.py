@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from harness.artifacts.registry_server import RegistryServer
-from harness.cluster import cgroups, dns, linux, links, nat, node
+from harness.cluster import cgroups, dns, links, linux, nat, node
 from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem, HarnessError
 
@@ -81,7 +81,7 @@ class Keeper:
         self._events = events
         self._expect("entered")
         links.connect(subnet, record.run_id, record.name, self._child)
-        record.forwarding_was_off = nat.open_forwarding()
+        record.forwarding_was_off = links.open_forwarding(record.link, record.run_id, record.name)
         record.save(self._state_dir)
         nat.Nat(record.run_id, record.link, subnet.network).open()
         if record.registry_program and record.storage:
@@ -198,7 +198,7 @@ def remove_outside(record: Record) -> list[str]:
             left.append(f"{what}: {error}")
     left += [f"cgroup {path}" for path in cgroups.remove(record.cgroup)]
     if record.forwarding_was_off:
-        nat.close_forwarding()
+        links.close_forwarding()
     return left
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ _NETWORK = "10.99.{}.0/30"
 NUMBERS = range(1, 64)
 NODE_LINK = "eth0"
 _ALIAS = "runner-conformance"
+_FORWARDING_WAS_OFF = "forwarding-was-off"
+_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,39 @@ def connect(subnet: Subnet, run_id: str, name: str, pid: int) -> str:
         peer = {"ifname": NODE_LINK, "net_ns_pid": pid}
         ipr.link("add", ifname=host_end, kind="veth", peer=peer)
         (index,) = ipr.link_lookup(ifname=host_end)
-        ipr.link("set", index=index, ifalias=f"{_ALIAS} {run_id} {name}")
+        ipr.link("set", index=index, ifalias=_alias(run_id, name))
         ipr.addr("add", index=index, address=subnet.host_ip, prefixlen=30)
         ipr.link("set", index=index, state="up")
     return host_end
+
+
+def _alias(run_id: str, name: str, *, forwarding_was_off: bool = False) -> str:
+    """What a link says of itself: whose it is, and whether the host forwarded nothing before."""
+    return " ".join([_ALIAS, run_id, name, *([_FORWARDING_WAS_OFF] if forwarding_was_off else [])])
+
+
+def open_forwarding(link: str, run_id: str, name: str) -> bool:
+    """Have the kernel forward packets; returns whether it did not before the first of our nodes came.
+
+    The answer is written on the link first: a node that comes while this one lives inherits it, and whichever goes
+    last turns forwarding off again.
+    """
+    before = _aliases()
+    was_off = _FORWARDING.read_text().strip() == "0" or any(
+        _FORWARDING_WAS_OFF in it for it in before.values()
+    )
+    if was_off:
+        with IPRoute() as ipr:
+            (index,) = ipr.link_lookup(ifname=link)
+            ipr.link("set", index=index, ifalias=_alias(run_id, name, forwarding_was_off=True))
+        _FORWARDING.write_text("1")
+    return was_off
+
+
+def close_forwarding() -> None:
+    """Stop forwarding, unless another node of ours is there."""
+    if not _aliases():
+        _FORWARDING.write_text("0")
 
 
 def configure_inside(subnet: Subnet) -> None:
@@ -123,13 +155,23 @@ def configure_inside(subnet: Subnet) -> None:
 
 def owned() -> dict[str, str]:
     """Links of ours on this host: name → run id."""
+    return {name: words[1] for name, words in _aliases().items()}
+
+
+def _aliases() -> dict[str, list[str]]:
     with IPRoute() as ipr:
         found = {}
         for link in ipr.get_links():
-            alias = str(link.get_attr("IFLA_IFALIAS") or "").split()
-            if alias[:1] == [_ALIAS] and len(alias) > 1:
-                found[str(link.get_attr("IFLA_IFNAME"))] = alias[1]
+            words = str(link.get_attr("IFLA_IFALIAS") or "").split()
+            if words[:1] == [_ALIAS] and len(words) > 1:
+                found[str(link.get_attr("IFLA_IFNAME"))] = words
     return found
+
+
+def run_id_of(link: str) -> str:
+    """The run id in a name made by ``link_name``; empty if it is none."""
+    found = re.match(r"rc([0-9a-f]{8})n\d+\Z", link)
+    return f"rc-{found[1]}" if found else ""
 
 
 def remove(name: str) -> None:

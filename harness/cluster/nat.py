@@ -3,9 +3,6 @@
 All rules carry the run id.  A table of our own translates addresses.  A packet that any other base chain drops is
 lost, whatever our table says; so an accept rule goes to the head of every foreign chain on the input and forward hooks
 that does more than accept.  Chains that iptables manages are changed by iptables, all others by nft.
-
-Packets are forwarded only where the kernel's switch is on.  Where it was off it is turned on, and off again with the
-last node: the file that remembers this is kept in the cluster's state.
 """
 
 from __future__ import annotations
@@ -24,7 +21,6 @@ from harness.errors import EnvironmentProblem
 log = logging.getLogger(__name__)
 
 _TABLE = "runner_conformance_"
-FORWARD_SWITCH = Path("/proc/sys/net/ipv4/ip_forward")
 _IPTABLES = ("iptables", "iptables-legacy")
 _TIMEOUT_S = 20
 
@@ -217,17 +213,3 @@ def _run(argv: Sequence[str], script: str | None = None) -> None:
             "check that this kernel has nf_tables with nat, and that no other program holds its lock",
             evidence=script or " ".join(argv),
         )
-
-
-def open_forwarding() -> bool:
-    """Turn the kernel's forwarding on; returns whether it was off."""
-    if FORWARD_SWITCH.read_text().strip() != "0":
-        return False
-    FORWARD_SWITCH.write_text("1")
-    return True
-
-
-def close_forwarding() -> None:
-    """Turn it off again, unless another node still needs it."""
-    if not owned():
-        FORWARD_SWITCH.write_text("0")

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.cluster import cgroups, linux, links
+from harness.cluster import cgroups, links, linux
 
 #: Host directories that get a writable layer of the node's own, in memory: nothing written there reaches the host.
 _OVERLAID = ("/etc", "/opt", "/usr/libexec", "/var/lib")

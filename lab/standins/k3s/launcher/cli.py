@@ -149,7 +149,17 @@ def _set_up_iptables(directory: Path, environment: dict[str, str], cluster_cidr:
             link.unlink(missing_ok=True)
             link.symlink_to(f"../{multi}")
     for side in ("-s", "-d"):
-        rule = ["FORWARD", side, cluster_cidr, "-m", "comment", "--comment", "flanneld forward", "-j", "ACCEPT"]
+        rule = [
+            "FORWARD",
+            side,
+            cluster_cidr,
+            "-m",
+            "comment",
+            "--comment",
+            "flanneld forward",
+            "-j",
+            "ACCEPT",
+        ]
         iptables = [str(aux / "iptables"), "-w"]
         there = subprocess.run([*iptables, "-C", *rule], env=environment, capture_output=True, check=False)
         if there.returncode:

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
-
 from launcher import log
 
 SOCKET = "/run/k3s/containerd/containerd.sock"

@@ -36,7 +36,9 @@ class _Ctr:
 
     def containers(self) -> list[dict[str, Any]]:
         """containerd's description of every container, pod sandboxes among them."""
-        return [json.loads(self("containers", "info", name)) for name in self("containers", "ls", "-q").split()]
+        return [
+            json.loads(self("containers", "info", name)) for name in self("containers", "ls", "-q").split()
+        ]
 
     def running(self) -> set[str]:
         """Ids of containers whose task runs."""
@@ -58,7 +60,7 @@ def main(arguments: list[str], program: str, environment: dict[str, str], data_d
         _COMMANDS[options.command](ctr, options, data_dir)
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["unknown"])[-1].removeprefix("ctr: ")
-        print(f'FATA[0000] {options.command}: rpc error: code = Unknown desc = {reason}', file=sys.stderr)
+        print(f"FATA[0000] {options.command}: rpc error: code = Unknown desc = {reason}", file=sys.stderr)
         return 1
     return 0
 
@@ -71,7 +73,11 @@ def _version(ctr: _Ctr, _options: argparse.Namespace, _data_dir: Path) -> None:
 
 def _info(ctr: _Ctr, _options: argparse.Namespace, data_dir: Path) -> None:
     config = data_dir / "agent/etc/containerd/config.toml"
-    print(json.dumps({"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}, "config": str(config)}))
+    print(
+        json.dumps(
+            {"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}, "config": str(config)}
+        )
+    )
     ctr("version")
 
 
@@ -88,7 +94,9 @@ def _images(ctr: _Ctr, _options: argparse.Namespace, _data_dir: Path) -> None:
 
 def _image_id(images: dict[str, tuple[str, str]], digest: str) -> str:
     """The configuration's digest: CRI keeps a record under it beside the one under the name."""
-    return next((it for it, (other, _) in images.items() if it.startswith("sha256:") and other == digest), digest)
+    return next(
+        (it for it, (other, _) in images.items() if it.startswith("sha256:") and other == digest), digest
+    )
 
 
 def _pull(ctr: _Ctr, options: argparse.Namespace, data_dir: Path) -> None:
@@ -124,7 +132,9 @@ def _pods(ctr: _Ctr, _options: argparse.Namespace, _data_dir: Path) -> None:
         if labels.get(_KIND) == "sandbox":
             state = "Ready" if it["ID"] in running else "NotReady"
             name, namespace = labels.get(f"{_POD}name", ""), labels.get(f"{_POD}namespace", "")
-            rows.append((it["ID"][:_SHORT_ID], it["CreatedAt"][:19], state, name, namespace, "0", "(default)"))
+            rows.append(
+                (it["ID"][:_SHORT_ID], it["CreatedAt"][:19], state, name, namespace, "0", "(default)")
+            )
     _table(rows)
 
 
@@ -138,7 +148,9 @@ def _ps(ctr: _Ctr, options: argparse.Namespace, _data_dir: Path) -> None:
             state = "Running" if alive else "Exited"
             name, pod = labels.get("io.kubernetes.container.name", ""), labels.get(f"{_POD}name", "")
             created, sandbox = it["CreatedAt"][:19], it.get("SandboxID") or _sandbox(it)
-            rows.append((it["ID"][:_SHORT_ID], it["Image"], created, state, name, "0", sandbox[:_SHORT_ID], pod))
+            rows.append(
+                (it["ID"][:_SHORT_ID], it["Image"], created, state, name, "0", sandbox[:_SHORT_ID], pod)
+            )
     _table(rows)
 
 

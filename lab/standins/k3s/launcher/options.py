@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import yaml
-
 from launcher import log
 
 DEFAULT_CONFIG = Path("/etc/rancher/k3s/config.yaml")

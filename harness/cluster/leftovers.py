@@ -1,0 +1,163 @@
+"""Find and remove what clusters left on this host: all of it carries a run id, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.cluster import cgroups, links, linux, nat
+from harness.cluster.record import FILE, Record
+from harness.errors import HarnessError
+from harness.ownership import is_run_id, state_home
+
+PROCESS, RULE, LINK, CGROUP, DIRECTORY = "process", "firewall rule", "link", "cgroup", "directory"
+_KEEPER = b"harness.cluster.keeper"
+_KILL_TIMEOUT_S = 15.0
+_RUN_ID = re.compile(r"rc-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One thing on this host: its kind, what it is called, and the run that made it (empty: not known)."""
+
+    kind: str
+    name: str
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} of {self.run_id or 'an unknown run'}"
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A keeper that lives, and its record; no record: its directory is gone."""
+
+    pid: int
+    state_dir: Path
+    record: Record | None
+
+
+def find_leftovers(
+    run_id: str | None = None, *, running: bool = False, places: Iterable[Path] = ()
+) -> list[Leftover]:
+    """What is left of one run or of all.
+
+    Clusters that still run are no leftovers unless ``running`` says so.  State directories are looked for in the
+    places that ``runner-conformance`` uses, and in ``places``.
+    """
+    keepers = _keepers()
+    alive = [it for it in keepers if it.record and not running]
+    links_alive = {it.record.link for it in alive if it.record}
+    groups_alive = {it.record.cgroup for it in alive if it.record}
+    found = [
+        Leftover(PROCESS, str(it.pid), it.record.run_id if it.record else "")
+        for it in keepers
+        if it not in alive
+    ]
+    for path in cgroups.owned("rc-"):
+        if path.name not in groups_alive:
+            owner = _run_id_in(path.name)
+            found += [Leftover(PROCESS, str(pid), owner) for pid in sorted(cgroups.processes(path))]
+            found.append(Leftover(CGROUP, str(path), owner))
+    for description, link in nat.owned().items():
+        if link not in links_alive:
+            found.append(Leftover(RULE, description, links.run_id_of(link)))
+    found += [Leftover(LINK, name, owner) for name, owner in links.owned().items() if name not in links_alive]
+    found += _directories([it.state_dir for it in alive], places)
+    unique = dict.fromkeys(it for it in found if run_id in (None, it.run_id))
+    return list(unique)
+
+
+def reap(leftovers: Iterable[Leftover]) -> list[str]:
+    """Remove what ``find_leftovers`` found; returns a sentence for each thing that resisted."""
+    things = list(leftovers)
+    records = [_record(Path(it.name)) for it in things if it.kind == DIRECTORY]
+    left = _kill({int(it.name) for it in things if it.kind == PROCESS})
+    for rule in {nat.owned().get(it.name, "") for it in things if it.kind == RULE} - {""}:
+        left += _attempt(f"firewall rules of {rule}", lambda rule=rule: nat.close(rule))  # type: ignore[misc]
+    for thing in things:
+        if thing.kind == LINK:
+            left += _attempt(str(thing), lambda thing=thing: links.remove(thing.name))  # type: ignore[misc]
+    for group in {Path(it.name).name for it in things if it.kind == CGROUP}:
+        left += [f"cgroup {path}: it still holds processes" for path in cgroups.remove(group)]
+    for thing in things:
+        if thing.kind == DIRECTORY:
+            left += _attempt(str(thing), lambda thing=thing: shutil.rmtree(thing.name))  # type: ignore[misc]
+    if any(it and it.forwarding_was_off for it in records):
+        links.close_forwarding()
+    return left
+
+
+def _keepers() -> list[_Running]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if _KEEPER not in words or linux.start_ticks(int(entry.name)) is None:
+                continue
+            directory = Path(os.fsdecode(words[words.index(_KEEPER) + 1]))
+            record = _record(directory)
+            # the keeper's own children have its command line too; killing it ends them
+            if record is None or record.keeper in (0, int(entry.name)):
+                found.append(_Running(int(entry.name), directory, record))
+    return found
+
+
+def _record(directory: Path) -> Record | None:
+    try:
+        return Record.load(directory)
+    except HarnessError:
+        return None
+
+
+def _directories(alive: list[Path], places: Iterable[Path]) -> list[Leftover]:
+    candidates = [*places]
+    for pattern in (f"stacks/*/{FILE}", f"stacks/*/*/{FILE}"):
+        candidates += [file.parent for file in state_home().glob(pattern)]
+    found = []
+    for directory in candidates:
+        if directory in alive or not (directory / FILE).exists():
+            continue
+        record = _record(directory)
+        found.append(Leftover(DIRECTORY, str(directory), record.run_id if record else ""))
+    return found
+
+
+def _run_id_in(name: str) -> str:
+    found = _RUN_ID.match(name)
+    return found[0] if found and is_run_id(found[0]) else ""
+
+
+def _kill(pids: set[int]) -> list[str]:
+    """Kill processes and wait until they are gone.  A keeper that is told to end cleans up after itself."""
+    started = {pid: linux.start_ticks(pid) for pid in pids}
+    for number, patience_s in ((signal.SIGTERM, _KILL_TIMEOUT_S), (signal.SIGKILL, _KILL_TIMEOUT_S)):
+        for pid in _still(started):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + patience_s
+        while _still(started) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return [f"process {pid}: it does not end" for pid in _still(started)]
+
+
+def _still(started: dict[int, int | None]) -> list[int]:
+    """Which of the processes live; an id that was given to another process by now is not one of them."""
+    return [pid for pid, ticks in started.items() if ticks is not None and linux.start_ticks(pid) == ticks]
+
+
+def _attempt(what: str, remove: object) -> list[str]:
+    try:
+        remove()  # type: ignore[operator]
+    except (HarnessError, OSError) as error:
+        return [f"{what}: {error}"]
+    return []
