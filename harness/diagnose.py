@@ -34,6 +34,8 @@ _BAD_WAITING = _TERMINAL_WAITING | {
     "RunContainerError",
     "RegistryUnavailable",
 }
+_HARMLESS_WARNINGS = {"InvalidDiskCapacity"}
+"""Every kubelet says so once at its start."""
 _PULL = {"ImagePullBackOff", "ErrImagePull", "RegistryUnavailable"}
 
 _UNREACHABLE = re.compile(
@@ -227,7 +229,11 @@ def _event_line(event: Object) -> str:
 
 
 def _problem_of_events(events: Sequence[Object]) -> Problem | None:
-    warnings = [event for event in events if event.get("type") == "Warning"]
+    warnings = [
+        event
+        for event in events
+        if event.get("type") == "Warning" and event.get("reason") not in _HARMLESS_WARNINGS
+    ]
     if not warnings:
         return None
     newest = max(warnings, key=_event_time)
