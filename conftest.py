@@ -5,4 +5,7 @@ pytest_plugins = (
     "fixtures.stack_world",
     "fixtures.stack",
     "fixtures.cluster",
+    "fixtures.cert_manager",
+    "fixtures.olm",
+    "fixtures.operator",
 )

@@ -1,0 +1,96 @@
+"""Seed, "Installing Operator Lifecycle Manager": install.sh v0.26.0."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures import expect
+from fixtures.cluster import refused_with
+from fixtures.olm import CATALOG_SOURCE, CRDS, CSV, NAMESPACE, PACKAGE_MANIFEST
+from fixtures.stack import Reached
+from fixtures.workloads import assert_rolled_out
+from harness.artifacts import Artifacts
+from harness.errors import EnvironmentProblem
+from harness.kube import Kube
+from harness.profile import Profile
+from harness.stack import StackContext
+from harness.stack.common import load_manifests
+from harness.stack.olm import refuse_second
+
+
+@pytest.mark.outcome("olm/crds", needs=["cluster/node-ready"])
+def test_its_kinds_are_served(olm: Kube) -> None:
+    """OLM's eight CRDs are there and Established.
+
+    Seed, "Installing OLM": "catalogsources.operators.coreos.com created, clusterserviceversions … created".
+    """
+    for name in CRDS:
+        crd = olm.get("apiextensions.k8s.io/v1/CustomResourceDefinition", name)
+        expect.fields(crd, {"status.conditions[type=Established].status": "True"}, f"CRD {name}")
+
+
+@pytest.mark.outcome("olm/rolled-out", needs=["olm/crds", "cluster/pod-runs"])
+def test_both_operators_are_rolled_out(olm: Kube) -> None:
+    """olm-operator and catalog-operator are rolled out.
+
+    Seed, "Installing OLM": "deployment "olm-operator" successfully rolled out, deployment "catalog-operator"
+    successfully rolled out".
+    """
+    assert_rolled_out(olm, NAMESPACE, "olm-operator")
+    assert_rolled_out(olm, NAMESPACE, "catalog-operator")
+
+
+@pytest.mark.outcome("olm/packageserver", needs=["olm/rolled-out"])
+def test_the_package_server_has_succeeded(olm: Kube, reached: Reached) -> None:
+    """The CSV packageserver has Succeeded, its Deployment is rolled out, and it is of the version asked for.
+
+    Seed, "Installing OLM": "Package server phase: Succeeded, deployment "packageserver" successfully rolled
+    out"; `bash -s v0.26.0`.
+    """
+    csv = olm.get(CSV, "packageserver", NAMESPACE)
+    expect.fields(csv, {"status.phase": "Succeeded"}, "CSV packageserver")
+    assert_rolled_out(olm, NAMESPACE, "packageserver")
+    reached("olm", f"v{expect.there(csv, 'CSV packageserver')['spec']['version']}")
+
+
+@pytest.mark.outcome("olm/catalog", needs=["olm/rolled-out"])
+def test_the_catalog_is_ready(olm: Kube, profile: Profile) -> None:
+    """The community catalog is connected to.
+
+    Seed, "Install Operator": the Subscription finds gitlab-runner-operator in OperatorHub.io's catalog.
+    """
+    catalog = olm.get(CATALOG_SOURCE, profile.operator.catalog, NAMESPACE)
+    expect.fields(catalog, {"status.connectionState.lastObservedState": "READY"}, "the CatalogSource")
+
+
+@pytest.mark.outcome("olm/package", needs=["olm/catalog", "olm/packageserver"])
+def test_the_operator_is_on_offer(olm: Kube, profile: Profile) -> None:
+    """The package is on offer, with the channel that the Subscription names and the CSV asked for in it.
+
+    Seed, "Install Operator": operatorhub.io/install/stable/gitlab-runner-operator.yaml.
+    """
+    wish = profile.operator
+    package = expect.there(
+        olm.get(PACKAGE_MANIFEST, wish.package, wish.namespace), f"PackageManifest {wish.package}"
+    )
+    channels = {channel["name"]: channel for channel in package["status"]["channels"]}
+    assert wish.channel in channels, f"{expect.ref(package)} has channels {sorted(channels)}"
+    expect.fields(package, {"status.catalogSource": wish.catalog, "status.defaultChannel": wish.channel})
+    on_offer = [entry["name"] for entry in channels[wish.channel].get("entries", ())]
+    assert wish.csv in on_offer, f"channel {wish.channel} offers {on_offer}, not {wish.csv}"
+
+
+@pytest.mark.outcome("olm/installed-once", needs=["olm/rolled-out"])
+def test_a_second_installation_is_refused(olm: Kube, stack: StackContext, artifacts: Artifacts) -> None:
+    """Installing OLM again is refused, as install.sh refuses it, and changes nothing.
+
+    Seed, "Installing OLM": install.sh; it looks for the Deployment olm-operator, and creates (not applies).
+    """
+    before = assert_rolled_out(olm, NAMESPACE, "olm-operator")
+    with pytest.raises(EnvironmentProblem, match="OLM is already installed in namespace olm"):
+        refuse_second(stack)
+    for manifest in load_manifests(artifacts.manifest("crds.yaml")):
+        message = refused_with(409, lambda manifest=manifest: olm.create(manifest))
+        assert "already exists" in message, message
+    after = assert_rolled_out(olm, NAMESPACE, "olm-operator")
+    assert after["metadata"]["generation"] == before["metadata"]["generation"], "olm-operator was changed"
