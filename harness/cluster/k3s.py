@@ -308,6 +308,10 @@ def server_arguments(options: ClusterOptions, version: str) -> list[str]:
         "--kube-proxy-arg=conntrack-max-per-core=0",
         "--kube-proxy-arg=conntrack-tcp-timeout-established=0",
         "--kube-proxy-arg=conntrack-tcp-timeout-close-wait=0",
+        # 20 requests a second are the default: making a service account for each controller takes 10 s then
+        "--kube-controller-manager-arg=kube-api-qps=200",
+        "--kube-controller-manager-arg=kube-api-burst=400",
+        "--kubelet-arg=serialize-image-pulls=false",
     ]
     if minor >= 35 and cgroups.is_v1(cgroups.hierarchies()):
         arguments.append("--kubelet-arg=fail-cgroupv1=false")  # kubelet refuses cgroup v1 from 1.35 on

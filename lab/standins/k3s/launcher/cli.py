@@ -101,11 +101,8 @@ def _start(node: Node, children: supervise.Supervisor) -> Generator[supervise.Ch
         children.spawn(node.proxy())
     me = [sys.executable, "-I", str(Path(sys.argv[0]).resolve()), "_deploy"]
     chosen = node.options
-    settings = [
-        f"--data-dir={chosen.data_dir}",
-        f"--node-name={chosen.node_name}",
-        f"--node-ip={chosen.node_ip}",
-    ]
+    names = ("data-dir", "node-name", "node-ip", "cluster-cidr")
+    settings = [f"--{name}={getattr(chosen, name.replace('-', '_'))}" for name in names]
     children.spawn(Program("deploy", [*me, *settings, "--config=/dev/null"]))
     log.info("k3s is up and running")
 

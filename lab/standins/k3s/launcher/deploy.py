@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import time
 from pathlib import Path
 
 from launcher import containerd, log, payload
+from launcher.node import pod_cidr
 from launcher.options import COMPONENTS
 
 _SCAN_INTERVAL_S = 3.0
@@ -41,19 +43,25 @@ def write_packaged(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace, directory: Path, kubeconfig: Path) -> None:
-    """Label the node, then apply each new or changed manifest; never returns.  Runs as a child of its own."""
+    """Complete the node, then apply each new or changed manifest; never returns.  Runs as a child of its own."""
     kubectl = [str(directory / "bin/kubectl"), "--kubeconfig", str(kubeconfig)]
     environment = payload.environment(directory)
     applied: dict[Path, float] = {}
     labelled = False
     while True:
         if not labelled:
-            roles = [f"node-role.kubernetes.io/{role}=true" for role in ("control-plane", "master")]
             labelled = _run(
-                [*kubectl, "label", "--overwrite", "node", options.node_name, *roles], environment, quiet=True
+                [*kubectl, "patch", "node", options.node_name, "--patch", _node_patch(options)], environment, quiet=True
             )
         waits = _apply_changed(Path(options.data_dir) / "server/manifests", applied, kubectl, environment)
         time.sleep(_SCAN_INTERVAL_S if labelled and not waits else 0.3)
+
+
+def _node_patch(options: argparse.Namespace) -> str:
+    """What k3s's server gives its node: the roles, and its share of the pod addresses."""
+    roles = {f"node-role.kubernetes.io/{role}": "true" for role in ("control-plane", "master")}
+    cidr = pod_cidr(options.cluster_cidr)
+    return json.dumps({"metadata": {"labels": roles}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}})
 
 
 def _apply_changed(

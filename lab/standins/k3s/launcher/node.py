@@ -204,7 +204,7 @@ class Node:
 
     def _cni(self) -> None:
         """One node, so a bridge does what flannel would: its names are those of k3s."""
-        subnet = str(next(ipaddress.ip_network(self.options.cluster_cidr).subnets(new_prefix=24)))
+        subnet = pod_cidr(self.options.cluster_cidr)
         plugins = [
             {
                 "type": "bridge",
@@ -291,7 +291,9 @@ class Node:
         """kube-controller-manager, without leader election: there is one."""
         kubeconfig = self.cred / "controller.kubeconfig"
         arguments = {
-            "allocate-node-cidrs": "true",
+            # the allocator looks for nodes after 10 s only, and all other controllers wait for it; there is one
+            # node, whose range the deployer writes
+            "allocate-node-cidrs": "false",
             "authentication-kubeconfig": kubeconfig,
             "authorization-kubeconfig": kubeconfig,
             "bind-address": "127.0.0.1",
@@ -366,6 +368,11 @@ class Node:
         flags = [f"--{key}={value}" for key, value in arguments.items()]
         flags += [f"--{argument.removeprefix('--')}" for argument in extra]
         return Program(name, [str(self.payload / "bin" / binary), *flags])
+
+
+def pod_cidr(cluster_cidr: str) -> str:
+    """The first node's range: the first /24."""
+    return str(next(ipaddress.ip_network(cluster_cidr).subnets(new_prefix=24)))
 
 
 def default_address() -> str:
