@@ -34,8 +34,9 @@ _BAD_WAITING = _TERMINAL_WAITING | {
     "RunContainerError",
     "RegistryUnavailable",
 }
-_HARMLESS_WARNINGS = {"InvalidDiskCapacity"}
-"""Every kubelet says so once at its start."""
+_HARMLESS_WARNINGS = {"InvalidDiskCapacity", "FailedScheduling"}
+"""Every kubelet says the one at its start; the other stays when a pod has long been scheduled, and a pod that
+isn't says so itself."""
 _PULL = {"ImagePullBackOff", "ErrImagePull", "RegistryUnavailable"}
 
 _UNREACHABLE = re.compile(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from harness.artifacts import Artifacts
 from harness.artifacts.auto import open_artifacts
+from harness.artifacts.download import Transferred
 from harness.errors import HarnessError, UsageError
 from harness.kube import Kube
 from harness.options import CLUSTERS, ProvisionOptions
@@ -54,6 +55,7 @@ class Provisioner:
         *,
         progress: Progress = log_progress,
         report: Callable[[str], None] = lambda line: None,
+        transferred: Transferred = lambda name, done, total: None,
     ) -> None:
         check_options(options)
         self.options = options
@@ -65,6 +67,7 @@ class Provisioner:
         self.context: StackContext | None = None
         self._progress = progress
         self._report = report
+        self._transferred = transferred
         self._artifacts: Artifacts | None = None
         self._lock = StackLock(self.state_dir)
         self._cluster: Cluster | None = None
@@ -77,7 +80,9 @@ class Provisioner:
         """Opened (downloaded, built) at first use."""
         if self._artifacts is None:
             with self.timeline.phase(ARTIFACTS):
-                self._artifacts = open_artifacts(self.options.artifacts, self.profile, report=self._report)
+                self._artifacts = open_artifacts(
+                    self.options.artifacts, self.profile, report=self._report, transferred=self._transferred
+                )
         return self._artifacts
 
     def plan(self, layers: Collection[str]) -> Plan:

@@ -61,6 +61,6 @@ def open_artifacts(choice: str, profile: Profile) -> Artifacts:
 
     Raises UsageError for an unknown choice, EnvironmentProblem when the source doesn't answer.
     """
-    from harness.artifacts import choose
+    from harness.artifacts.auto import open_artifacts as choose  # auto needs the protocol above
 
-    return choose.open_artifacts(choice, profile)
+    return choose(choice, profile)

@@ -12,7 +12,10 @@ import httpx
 
 from harness.artifacts import Artifacts
 from harness.artifacts.bundle import Bundle
+from harness.artifacts.china import ChinaArtifacts
 from harness.artifacts.directory import BundleArtifacts
+from harness.artifacts.download import Downloader, Transferred
+from harness.artifacts.upstream import UpstreamArtifacts
 from harness.errors import EnvironmentProblem, UsageError
 from harness.profile import PROFILES_DIR, Profile
 
@@ -26,6 +29,7 @@ def open_artifacts(
     profile: Profile,
     *,
     report: Callable[[str], None] = lambda line: None,
+    transferred: Transferred = lambda name, done, total: None,
     probe: str = UPSTREAM_PROBE,
 ) -> Artifacts:
     """Artifacts by choice; ``report`` hears at once which source is taken, and why.
@@ -33,10 +37,10 @@ def open_artifacts(
     Raises UsageError for an unknown choice, EnvironmentProblem when a source can't be used.
     """
     if choice == "auto":
-        return _auto(profile, report, probe)
+        return _auto(profile, report, transferred, probe)
     if choice in ("upstream", "china"):
         report(f"Artifacts: {choice}, as asked")
-        return _online(choice, profile)
+        return _online(choice, profile, transferred)
     path = Path(choice)
     if not path.exists():
         raise UsageError(
@@ -47,11 +51,11 @@ def open_artifacts(
     return BundleArtifacts(Bundle.open(path.resolve()), profile)
 
 
-def _auto(profile: Profile, report: Callable[[str], None], probe: str) -> Artifacts:
+def _auto(profile: Profile, report: Callable[[str], None], transferred: Transferred, probe: str) -> Artifacts:
     refusal = upstream_refusal(probe)
     if refusal is None:
         report(f"Artifacts: upstream (it answered within {PROBE_TIMEOUT_S:.0f} s)")
-        return _online("upstream", profile)
+        return _online("upstream", profile, transferred)
     report(f"Artifacts: the lab's bundle, because upstream is out of reach: {refusal}")
     path = build_lab_bundle(profile)
     return BundleArtifacts(Bundle.open(path), profile, why=f"built by the lab; upstream: {refusal}")
@@ -67,10 +71,11 @@ def upstream_refusal(probe: str = UPSTREAM_PROBE) -> str | None:
     return None if answer.status_code < 400 else f"HTTP {answer.status_code} from {probe}"
 
 
-def _online(choice: str, profile: Profile) -> Artifacts:
-    from harness.artifacts import china, upstream
-
-    return upstream.UpstreamArtifacts(profile) if choice == "upstream" else china.ChinaArtifacts(profile)
+def _online(choice: str, profile: Profile, transferred: Transferred) -> Artifacts:
+    downloader = Downloader(transferred=transferred)
+    if choice == "china":
+        return ChinaArtifacts(profile, downloader)
+    return UpstreamArtifacts(profile, downloader)
 
 
 def build_lab_bundle(profile: Profile) -> Path:
