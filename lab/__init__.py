@@ -1,1 +1,1 @@
-"""The lab: makes a bundle from package registries, with a real Kubernetes in it. Never imported by the product."""
+"""The lab: a bundle from package registries, with a real Kubernetes in it. The product never imports it."""

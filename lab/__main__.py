@@ -1,4 +1,4 @@
-"""`python -m lab`: make a bundle out of package registries (`build`), or say what is missing for it (`doctor`)."""
+"""`python -m lab`: make a bundle out of package registries (`build`), or say what that lacks (`doctor`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from harness.errors import HarnessError
 from lab.build import build, cache_home
 from lab.doctor import report
 from lab.errors import LabError
 from lab.progress import Progress
-from lab.recipe import VERSIONS
+from lab.recipe import VERSIONS, choose
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,8 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     builder = commands.add_parser("build", help="make a bundle; nothing is done twice")
-    builder.add_argument("--kubernetes", choices=sorted(VERSIONS), default="1.28")
-    builder.add_argument("--out", type=Path, help="the bundle's directory (default: bundle-<version>)")
+    builder.add_argument(
+        "--kubernetes", choices=sorted(VERSIONS), help="default: the nearest to the profile's"
+    )
+    builder.add_argument("--profile", help="the profile to serve (default: seed, or latest with the newest)")
+    builder.add_argument("--out", type=Path, help="the bundle's directory (default: in the lab's cache)")
     builder.add_argument(
         "--partial", action="store_true", help="leave out images whose files are missing, naming them"
     )
@@ -33,11 +37,13 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "doctor":
             return report(progress.console, cache_home())
         begun = time.monotonic()
-        out = (options.out or Path(f"bundle-{options.kubernetes}")).absolute()
-        changed = build(options.kubernetes, out, progress, partial=options.partial)
+        versions = choose(options.kubernetes, options.profile)
+        out = (options.out or cache_home() / f"bundle-{versions.minor}").absolute()
+        changed = build(versions, out, progress, partial=options.partial)
         state = "made" if changed else "is up to date"
-        progress.say(f"bundle {out} {state} ({time.monotonic() - begun:.1f} s)")
-    except LabError as error:
+        progress.say(f"bundle {state} ({time.monotonic() - begun:.1f} s)")
+        print(out)  # the last line of standard output is for programs
+    except (LabError, HarnessError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,7 +29,7 @@ DIGEST_MARK = re.compile(r"\{\{digest:([^}]+)\}\}")
 
 
 def assemble(recipe: Recipe, runner: StepRunner, out: Path) -> None:
-    """Write the bundle to a directory beside `out` and put it in its place; `out` is whole before and after."""
+    """Write the bundle beside `out` and put it in its place; `out` is whole before and after."""
     temporary = out.with_name(f".{out.name}.making")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -126,11 +127,10 @@ def _digest_of(ref: str, digests: Mapping[str, str], source: Path) -> str:
 def _components(recipe: Recipe, paths: Mapping[Step, Path]) -> dict[str, Component]:
     versions = recipe.versions
     found = [
-        Component("k3s", versions.k3s, STAND_IN, "launcher of the lab (lab/standins/k3s)", versions.k3s_of_profile),
+        Component("k3s", versions.k3s, STAND_IN, "launcher of the lab (lab/standins/k3s)"),
         Component(
             "kubernetes", versions.kubernetes, REAL,
-            f"Go modules k8s.io/kubernetes {versions.kubernetes}, {_required('go.etcd.io/etcd/server/v3', versions.minor)}"
-            f", built with {recipe.go_version}",
+            f"Go modules k8s.io/kubernetes {versions.kubernetes}, {_etcd(versions.minor)}",
         ),
     ]  # fmt: skip
     for deb, take in (("k3s", k3s_pack.DEBIAN_PACKAGES), ("docker-engine", NODE_ENGINE)):
@@ -148,8 +148,16 @@ def _components(recipe: Recipe, paths: Mapping[Step, Path]) -> dict[str, Compone
             found.append(Component(f"layer-{name}", "lab1", REAL, detail))
     components: dict[str, Component] = {}
     for component in found:
-        components.setdefault(component.name, component)
+        components.setdefault(component.name, _for_profile(component, versions.asked_for))
     return components
+
+
+def _for_profile(component: Component, asked_for: Mapping[str, str]) -> Component:
+    """What the component stands for, where the profile asks for another version."""
+    wanted = asked_for.get(component.name, "")
+    if not wanted or wanted.removeprefix("v") == component.version.removeprefix("v"):
+        return component
+    return replace(component, stands_for=wanted)
 
 
 def _layer_content(layer: Path) -> str:
@@ -163,7 +171,8 @@ def _layer_content(layer: Path) -> str:
     return "; ".join(parts)
 
 
-def _required(module: str, minor: str) -> str:
+def _etcd(minor: str) -> str:
+    module = "go.etcd.io/etcd/server/v3"
     text = (GO / "kubernetes" / f"v{minor}" / "go.mod").read_text()
     found = re.search(rf"{re.escape(module)} (\S+)", text)
     return f"{module} {found[1]}" if found else module

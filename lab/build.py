@@ -6,15 +6,16 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from lab.assemble import assemble, check_place
 from lab.doctor import require
 from lab.progress import Progress
-from lab.recipe import make_recipe
-from lab.steps import StepRunner, remove_unfinished, tree_digest
+from lab.recipe import Versions, make_recipe
+from lab.steps import Step, StepRunner, remove_unfinished, tree_digest
 
 
 def cache_home() -> Path:
@@ -23,8 +24,8 @@ def cache_home() -> Path:
     return Path(base) / "runner-conformance" / "lab"
 
 
-def build(minor: str, out: Path, progress: Progress, *, partial: bool = False) -> bool:
-    """Bring the bundle of that Kubernetes version at `out` up to date; whether anything had to be done.
+def build(versions: Versions, out: Path, progress: Progress, *, partial: bool = False) -> bool:
+    """Bring the bundle at `out` up to date; whether anything had to be done.
 
     Raises LabError; `out` is then as it was.
     """
@@ -35,13 +36,13 @@ def build(minor: str, out: Path, progress: Progress, *, partial: bool = False) -
     with _only_build(cache, progress):
         remove_unfinished(cache)
         runner = StepRunner(cache, progress)
-        recipe = make_recipe(minor, runner, partial=partial)
+        recipe = make_recipe(versions, runner, partial=partial)
         for left_out in recipe.left_out:
             progress.say(f"left out: {left_out}")
         for step in recipe.all_steps():
             runner.run(step)
         mark = _mark(cache, out)
-        wanted = {"inputs": _inputs(runner, recipe.all_steps()), "minor": minor}
+        wanted = {"inputs": _inputs(runner, recipe.all_steps()), "versions": asdict(versions)}
         if _read(mark) == {**wanted, "state": _state(out)}:
             return False
         with progress.step("bundle"):
@@ -67,15 +68,15 @@ def _only_build(cache: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _inputs(runner: StepRunner, steps: list[object]) -> str:
-    results = [[step.name, runner.digest(step)] for step in steps]  # type: ignore[attr-defined]
+def _inputs(runner: StepRunner, steps: Sequence[Step]) -> str:
+    results = [[step.name, runner.digest(step)] for step in steps]
     own = [tree_digest(Path(__file__).with_name(name)) for name in ("assemble.py", "recipe.py")]
     definitions = [tree_digest(p) for p in sorted(Path(__file__).parent.glob("*/*/image.toml"))]
     return hashlib.sha256(json.dumps([results, own, definitions]).encode()).hexdigest()
 
 
 def _mark(cache: Path, out: Path) -> Path:
-    return cache / "bundles" / (hashlib.sha256(os.fsencode(out)).hexdigest()[:32] + ".json")
+    return cache / "marks" / (hashlib.sha256(os.fsencode(out)).hexdigest()[:32] + ".json")
 
 
 def _state(out: Path) -> list[list[object]]:

@@ -1,7 +1,7 @@
-"""cert-manager's release manifest, rendered from the chart in its Go module as the release's own makefile does.
+"""cert-manager's release manifest, rendered from the chart in its Go module as the release's makefile does.
 
-`make/manifests.mk` of cert-manager: namespace, then the CRDs, then the chart with `creator=static` and without
-startupapicheck, which only Helm users get.
+`make/manifests.mk` of cert-manager: namespace, then the CRDs, then the chart with `creator=static` and
+without startupapicheck, which only Helm users get.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from lab.gobuild import ENVIRONMENT
 from lab.steps import Step, Work
 
 
-def manifest_step(version: str, module: Path, import_path: str, *, go: Path, helm: Step) -> Step:
-    """A step whose result is `cert-manager.yaml` of that version; `module` has the go.mod that requires it."""
+def manifest_step(
+    version: str, module: Path, import_path: str, *, kubernetes: str, go: Path, helm: Step
+) -> Step:
+    """A step that makes `cert-manager.yaml` of that version; `module` has the go.mod that requires it."""
     return Step(
         f"cert-manager manifest {version}",
         _render,
-        params={"version": version, "import": import_path, "go": str(go)},
+        params={"version": version, "import": import_path, "kubernetes": kubernetes, "go": str(go)},
         sources=[module],
         needs=[helm],
     )
@@ -62,7 +64,7 @@ def _chart(work: Work, name: str, source: Path, version: str, templates: list[Pa
 
 def _template(work: Work, chart: Path) -> str:
     helm = work.path(work.step.needs[0]) / "helm"
-    return work.run(
-        [helm, "template", "--namespace=cert-manager", "--set=creator=static", "--set=startupapicheck.enabled=false",
-         "cert-manager", chart]
-    )  # fmt: skip
+    settings = ["--set=creator=static", "--set=startupapicheck.enabled=false"]
+    # the chart asks for a Kubernetes that Helm, which is not talking to one, would otherwise make up
+    cluster = f"--kube-version={work.step.params['kubernetes']}"
+    return work.run([helm, "template", cluster, "--namespace=cert-manager", *settings, "cert-manager", chart])

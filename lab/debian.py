@@ -1,7 +1,7 @@
 """Debian packages: resolved and fetched by the machine's own apt, unpacked without installing anything.
 
-apt is given an empty list of installed packages, so that it names the whole closure; what is fetched is checked by
-apt against the signed lists that the machine has.
+apt is given an empty list of installed packages, so that it names the whole closure; it checks what it
+fetches against the signed lists that the machine has.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def chosen(closure: Path, only: Sequence[str], without: Sequence[str]) -> list[d
 def unpack(
     work: Work, closure: Path, root: Path, *, only: Sequence[str] = (), without: Sequence[str] = ()
 ) -> None:
-    """Unpack a closure's packages into `root`, with /bin and the like merged into /usr as Debian 12 has them."""
+    """Unpack a closure's packages into `root`, with /bin and the like merged into /usr as in Debian 12."""
     prepare_merged(root)
     for package in chosen(closure, only, without):
         archive = closure / "debs" / package["file"]
@@ -80,6 +80,11 @@ def prepare_merged(root: Path) -> None:
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
             (root / name).symlink_to(f"usr/{name}")
+
+
+def merged(name: str) -> str:
+    """Where a path lies once /bin and the like are links into /usr: `bin/x` is `usr/bin/x`."""
+    return f"usr/{name}" if name.split("/")[0] in MERGED else name
 
 
 def versions(packages: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -10,7 +10,7 @@ stands_for = ""                 # where the version is not the profile's
 layers = ["base", "python"]     # of layers.toml; none: an image of its own files only
 copy = { "rootfs" = "/" }       # path in this directory, `rendered:<dir>/<path>`, or `step:<step>/<path>`
 go = { "helper" = "/bin/helper" }   # Go package in this directory → where its program goes
-entrypoint, cmd, user, workdir, env, labels
+entrypoint, cmd, user, workdir, env, labels, volumes
 writable = ["/home/program"]    # directories made with mode 0777, for an image that does not run as root
 [[file]]                        # goes to the bundle's files/
 path = "files/x.yaml"
@@ -52,12 +52,8 @@ class ImageSpec:
     workdir: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    volumes: Sequence[str] = ()
     writable: Sequence[str] = ()
-
-    @property
-    def title(self) -> str:
-        """A short name that no other image has."""
-        return f"{self.folder.name} {self.refs[0].rpartition('/')[2]}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Definitions:
 
 
 def read_definitions(variables: Mapping[str, str], roots: Sequence[Path] = (IMAGES, STANDINS)) -> Definitions:
-    """Read every image.toml below the roots; `@name@` in them is replaced. Raises LabError naming the file."""
+    """Read every image.toml below the roots; `@name@` is replaced. Raises LabError naming the file."""
     images: list[ImageSpec] = []
     files: list[FileSpec] = []
     renders: dict[str, Path] = {}

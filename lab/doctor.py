@@ -46,8 +46,8 @@ def needs(cache: Path, out: Path | None = None) -> list[Need]:
         _need("git", lambda: _program_missing("git"), "apt-get install git"),
         _need("Go", _go_missing, "pip install -e '.[lab]'"),
         _need("pip or uv", _installer_missing, f"{sys.executable} -m ensurepip"),
-        *(_need(f"disk at {p}", lambda p=p: _disk_missing(p), "free some, or set XDG_CACHE_HOME") for p in places),
-    ]  # fmt: skip
+        *(Need(f"disk at {p}", _disk_missing(p), "free some, or set XDG_CACHE_HOME") for p in places),
+    ]
 
 
 def require(cache: Path, out: Path) -> None:

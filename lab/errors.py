@@ -37,7 +37,9 @@ class CommandFailed(LabError):
             message, hint = f"{step}: no space left on the disk", "free some (see `python -m lab doctor`)"
         elif NO_NETWORK.search(output):
             message = f"{step}: a package registry cannot be reached"
-            hint = "check the network and the proxy settings of apt, pip and Go; a new build goes on where it stopped"
+            hint = (
+                "check the network and the proxies of apt, pip and Go; a new build goes on where it stopped"
+            )
         else:
             message, hint = f"{step}: {Path(program).name} failed with exit code {code}", "see the output"
         last = "\n".join(output.strip().splitlines()[-LAST_LINES:])

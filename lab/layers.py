@@ -27,7 +27,7 @@ GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 
 def layer_steps() -> dict[str, Step]:
-    """The step of every layer in `images/layers.toml`; its result has `layer.tar`, `packages.json` and `root/`."""
+    """The step of every layer in `images/layers.toml`; it makes `layer.tar`, `packages.json` and `root/`."""
     definitions: dict[str, dict[str, Any]] = tomllib.loads((IMAGES / "layers.toml").read_text())
     steps: dict[str, Step] = {}
     for name, definition in definitions.items():
@@ -82,7 +82,7 @@ def _build(work: Work) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
         place.symlink_to(target)
-    # the links of /bin and the like are in the lowest layer only, and an empty directory is nothing to say twice
+    # the links of /bin and the like are in the lowest layer only
     upper = bool(layer.get("on"))
     write_tar(work.out / "layer.tar", [(root, "/")], skip=lambda name: upper and name in debian.MERGED)
 
@@ -98,7 +98,7 @@ def _busybox_links(root: Path) -> None:
 
 
 def _system_files(root: Path) -> None:
-    """What packages' install scripts, which are not run, would make: users, scratch directories, certificates."""
+    """What install scripts, which are not run, would make: users, scratch directories, certificates."""
     masters = root / "usr/share/base-passwd"
     for name, fallback in (("passwd", PASSWD), ("group", GROUP)):
         target, master = root / "etc" / name, masters / f"{name}.master"
@@ -149,8 +149,8 @@ def _install_wheels(work: Work, root: Path, requirements: Path) -> None:
         command = [sys.executable, "-m", "pip", "install", "--no-compile", "--implementation", "cp"]
         command += [part for platform in platforms for part in ("--platform", platform)]
     work.run(
-        [*command, "--python-version", PYTHON_VERSION, "--only-binary", ":all:", "--no-deps", "--target", target,
-         "-r", requirements]
+        [*command, "--python-version", PYTHON_VERSION, "--only-binary", ":all:", "--no-deps",
+         "--target", target, "-r", requirements]
     )  # fmt: skip
     for unused in (*target.rglob("tests"), target / "bin", target / "kubernetes/docs"):
         shutil.rmtree(unused, ignore_errors=True)
@@ -159,13 +159,13 @@ def _install_wheels(work: Work, root: Path, requirements: Path) -> None:
 
 
 def compile_python(work: Work, python_root: Path, tree: Path, place: str) -> None:
-    """Compile a tree by the image's own interpreter: a container cannot write caches, and starts slowly without."""
+    """Compile a tree by the image's own interpreter: a container can't write caches, and is slow without."""
     libraries = python_root / "usr/lib/x86_64-linux-gnu"
     loader = python_root / "usr/lib64/ld-linux-x86-64.so.2"
     if loader.is_symlink() and not loader.exists():
         loader = libraries / "ld-linux-x86-64.so.2"
     work.run(
-        [loader, "--library-path", libraries, python_root / f"usr/bin/python{PYTHON_VERSION}", "-m", "compileall",
-         "-q", "--invalidation-mode", "unchecked-hash", "-s", tree, "-p", place, tree],
+        [loader, "--library-path", libraries, python_root / f"usr/bin/python{PYTHON_VERSION}",
+         "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", tree, "-p", place, tree],
         env={"PYTHONHOME": str(python_root / "usr"), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"},
     )  # fmt: skip

@@ -23,7 +23,7 @@ class Progress:
         begun = time.monotonic()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         if not self.console.is_terminal:
-            self.console.print(f"  … {name}", markup=False)
+            self.say(f"  …          {name}")
         try:
             with Bar(
                 *columns, console=self.console, transient=True, disable=not self.console.is_terminal
@@ -37,7 +37,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def _done(self, mark: str, name: str, begun: float) -> None:
-        self.console.print(f"  {mark} {name:<44} {time.monotonic() - begun:7.1f} s", markup=False)
+        self.say(f"  {mark} {time.monotonic() - begun:6.1f} s {name}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.profile import load_profile
 from lab import certmanager, debian
 from lab.definitions import Definitions, ImageSpec, read_definitions
 from lab.errors import LabError
@@ -23,7 +24,8 @@ K3S = Path(__file__).parent / "standins" / "k3s"
 COREDNS = "v1.15.0"
 NODE_ENGINE = (  # what dockerd needs on a node besides its C library
     "docker.io", "containerd", "runc", "tini", "iptables", "libdevmapper1.02.1", "dmsetup", "libseccomp2",
-    "libsystemd0", "libudev1", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11", "libmnl0", "libnfnetlink0",
+    "libsystemd0", "libudev1", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11", "libmnl0",
+    "libnfnetlink0",
     "libnetfilter-conntrack3", "libcap2", "libgcrypt20", "libgpg-error0", "liblz4-1", "libzstd1", "liblzma5",
     "libselinux1", "libpcre2-8-0",
 )  # fmt: skip
@@ -31,13 +33,13 @@ NODE_ENGINE = (  # what dockerd needs on a node besides its C library
 
 @dataclass(frozen=True)
 class Versions:
-    """The versions that go together in one bundle."""
+    """The versions that go together in one bundle, and the profile that it serves."""
 
     kubernetes: str
-    profile: str
-    k3s_of_profile: str
     cert_manager: str
     cert_manager_module: str
+    profile: str = "seed"
+    asked_for: Mapping[str, str] = field(default_factory=dict)  # component → the profile's version
 
     @property
     def k3s(self) -> str:
@@ -47,18 +49,39 @@ class Versions:
     @property
     def minor(self) -> str:
         """For instance `1.28`."""
-        return ".".join(self.kubernetes.lstrip("v").split(".")[:2])
+        return minor_of(self.kubernetes)
 
 
 VERSIONS: Mapping[str, Versions] = {
-    "1.28": Versions("v1.28.15", "seed", "v1.28.5+k3s1", "v1.7.1", "github.com/jetstack/cert-manager"),
-    "1.37": Versions("v1.37.2", "latest", "v1.36.4+k3s1", "v1.11.5", "github.com/cert-manager/cert-manager"),
+    "1.28": Versions("v1.28.15", "v1.7.1", "github.com/jetstack/cert-manager"),
+    "1.37": Versions("v1.37.2", "v1.11.5", "github.com/cert-manager/cert-manager"),
 }
+
+
+def minor_of(version: str) -> str:
+    """`v1.28.5+k3s1` → `1.28`."""
+    return ".".join(version.lstrip("v").split(".")[:2])
+
+
+def choose(minor: str | None, profile_name: str | None) -> Versions:
+    """The versions for a Kubernetes minor version and a profile; what is not given follows from the other.
+
+    Raises UsageError for a profile that is none.
+    """
+    newest = max(VERSIONS, key=_number)
+    profile = load_profile(profile_name or ("latest" if minor == newest else "seed"))
+    wanted = _number(minor_of(profile.k3s))
+    minor = minor or min(VERSIONS, key=lambda known: abs(_number(known) - wanted))
+    return replace(VERSIONS[minor], profile=profile.name, asked_for=profile.requested)
+
+
+def _number(minor: str) -> int:
+    return int(minor.split(".")[1])
 
 
 @dataclass
 class Recipe:
-    """All steps of a bundle; `k3s`, `registry` and `images` are those whose results it is put together from."""
+    """All steps of a bundle; what it is put together from are the results of `k3s`, `named` and `images`."""
 
     versions: Versions
     definitions: Definitions
@@ -81,12 +104,12 @@ class Recipe:
         ]
 
 
-def make_recipe(minor: str, runner: StepRunner, *, partial: bool = False) -> Recipe:
-    """Lay out the steps for a Kubernetes minor version.
+def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False) -> Recipe:
+    """Lay out the steps of a bundle.
 
     Debian's packages are resolved here (or taken from the cache), because images carry their versions.
     """
-    versions, go = VERSIONS[minor], find_go()
+    go = find_go()
     layers = layer_steps()
     debs = {
         "k3s": debian.closure_step("k3s", k3s_pack.DEBIAN_PACKAGES),
@@ -151,14 +174,19 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict
             f"cert-manager {versions.cert_manager}", module, commands, go=go, stamps=stamp
         ),
         "step:cert-manager-manifest": certmanager.manifest_step(
-            versions.cert_manager, module, versions.cert_manager_module, go=go, helm=helm
+            versions.cert_manager,
+            module,
+            versions.cert_manager_module,
+            kubernetes=versions.kubernetes,
+            go=go,
+            helm=helm,
         ),
         "step:docker-engine": Step("docker engine", _docker_engine, needs=[debs["docker-engine"]]),
     }
 
 
 def _variables(versions: Versions, layers: Mapping[str, Step], runner: StepRunner) -> dict[str, str]:
-    """What `@name@` stands for in image.toml files: versions that are known only once packages are resolved."""
+    """What `@name@` stands for in image.toml files: versions, some known only once apt was asked."""
     variables = {
         "cert_manager": versions.cert_manager,
         "cert_manager_module": versions.cert_manager_module,

@@ -1,7 +1,7 @@
 """The step runner: each step's result is kept under the key of its inputs' content, so nothing is made twice.
 
-A step writes into an empty directory; when it ends well the directory is renamed to its place in the cache. An
-interrupted build leaves only temporary directories, which the next one removes, and goes on where it stopped.
+A step writes into an empty directory; when it ends well the directory is renamed to its place in the cache.
+An interrupted build leaves only temporary directories; the next one removes them and goes on from there.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ KEPT_RESULTS = 3  # results of older inputs kept per step: enough to go back and
 class Step:
     """Something to make, and all that decides how it comes out.
 
-    `build` writes into `work.out`. `params` (JSON values), the content of `sources` (files or directories), the
-    results of `needs` and the module that `build` is written in make up the key.
+    `build` writes into `work.out`. `params` (JSON values), the content of `sources` (files or directories),
+    the results of `needs` and the module that `build` is written in make up the key.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Result:
 
 
 class Work:
-    """What a step's `build` gets: a place to write to, the results of what it needs, a way to run programs."""
+    """What a step's `build` gets: a place to write to, results of what it needs, a way to run programs."""
 
     def __init__(self, step: Step, out: Path, results: Mapping[Step, Result], log: Path, cache: Path) -> None:
         self.step, self.out, self.log, self.cache = step, out, log, cache
@@ -72,7 +72,7 @@ class Work:
         return folder
 
     def run(self, argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] = {}) -> str:
-        """Run a program, its output to the step's log; its stdout. Raises CommandFailed with the log's path."""
+        """Run a program, its output to the log; returns its stdout. Raises CommandFailed naming the log."""
         with self.log.open("ab") as log:
             log.write(f"$ {' '.join(map(str, argv))}\n".encode())
             log.flush()
@@ -183,11 +183,9 @@ def remove_unfinished(cache: Path) -> None:
 
 
 def tree_digest(path: Path) -> str:
-    """A hash over a file, or over names, kinds, executable bits and content of all in a directory but caches."""
-    if path.is_file():
-        return _file_digest(path)
+    """A hash over names below `path`, kinds, executable bits and content; Python's caches do not count."""
     total = hashlib.sha256()
-    for entry in walk(path):
+    for entry in [path] if path.is_file() else walk(path):
         kind = "link" if entry.is_symlink() else "dir" if entry.is_dir() else "file"
         content = str(entry.readlink()) if kind == "link" else _file_digest(entry) if kind == "file" else ""
         mode = entry.lstat().st_mode & 0o111 if kind == "file" else 0

@@ -14,32 +14,29 @@ def write_tar(
     roots: Iterable[tuple[Path, str]],
     *,
     skip: Callable[[str], bool] = lambda name: False,
+    rename: Callable[[str], str] = lambda name: name,
     plain_modes: bool = False,
     writable: Iterable[str] = (),
 ) -> None:
     """Write trees or files to a tar: `roots` are pairs of a source and where it goes (`/` or a path).
 
-    `plain_modes` keeps of the modes only whether a file is executable (for files out of a work tree, whose other
-    bits depend on the umask). `skip` is asked with each name as it is in the tar. `writable` are directories
-    to make with mode 0777.
+    `rename` gives each name its place in the tar, `skip` is asked with that. `plain_modes` keeps of the modes
+    only whether a file is executable (in a work tree the others depend on the umask). `writable` are
+    directories to make with mode 0777.
     """
     entries: dict[str, Path | None] = {}
     for source, place in roots:
         base = place.strip("/")
-        _add_parents(entries, base)
         if source.is_dir() and not source.is_symlink():
             if base:
-                entries.setdefault(base, None)
+                _enter(entries, rename(base), None)
             for path in walk_all(source):
-                name = f"{base}/{path.relative_to(source)}".lstrip("/")
-                _add_parents(entries, name)
-                entries[name] = path
+                _enter(entries, rename(f"{base}/{path.relative_to(source)}".lstrip("/")), path)
         else:
-            entries[base] = source
-    open_to_all = {place.strip("/") for place in writable}
+            _enter(entries, rename(base), source)
+    open_to_all = {rename(place.strip("/")) for place in writable}
     for place in open_to_all:
-        _add_parents(entries, place)
-        entries.setdefault(place, None)
+        _enter(entries, place, None)
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as tar:
         for name in sorted(entries):
             if not skip(name):
@@ -51,10 +48,14 @@ def walk_all(root: Path) -> list[Path]:
     return sorted(root.rglob("*"))
 
 
-def _add_parents(entries: dict[str, Path | None], name: str) -> None:
+def _enter(entries: dict[str, Path | None], name: str, source: Path | None) -> None:
     for parent in Path(name).parents:
         if str(parent) != ".":
             entries.setdefault(str(parent), None)
+    if source is None:
+        entries.setdefault(name, None)
+    else:
+        entries[name] = source
 
 
 def _add(

@@ -1,8 +1,8 @@
-"""The bundle directory: everything a profile needs, on disk. How an air-gapped user (and the lab) provides it.
+"""The bundle directory: all that a profile needs, on disk; how an air-gapped user (and the lab) provides it.
 
     bundle.toml                   what is in here; read and checked by `Bundle.open`
     files/                        what the documented commands download: k3s, cert-manager.yaml, crds.yaml, …
-    registry/docker/registry/v2/  a container registry's storage; repository names are `<upstream host>/<path>`
+    registry/docker/registry/v2/  a registry's storage; repository names are `<upstream host>/<path>`
 
 `bundle.toml`:
 
@@ -13,7 +13,7 @@
     [[component]]
     name = "k3s"
     version = "v1.28.15+lab1"         # what will be found running
-    stands_for = "v1.28.5+k3s1"       # only where that is not the version, or not the program, that the profile names
+    stands_for = "v1.28.5+k3s1"       # only where the profile names another version
     provenance = "stand-in"           # or "real"
     source = "one line: where it came from"
     [[file]]
@@ -106,7 +106,7 @@ class Bundle:
     def open(cls, path: Path, *, full: bool = False, machine: str = "") -> Bundle:
         """Read `bundle.toml` and check it against the directory. Raises BundleError.
 
-        Files are checked by their sha256, images by presence and size of their layers; `full` hashes these too.
+        Files are checked by their sha256, images by presence and size of layers; `full` hashes these too.
         `machine` is this machine's architecture as `uname -m` gives it, when it is not to be asked.
         """
         bundle = cls.read(path)
@@ -121,7 +121,7 @@ class Bundle:
 
     @classmethod
     def read(cls, path: Path) -> Bundle:
-        """Read `bundle.toml` alone: its form is checked, the files that it names are not. Raises BundleError."""
+        """Read `bundle.toml` alone and check its form, not the files that it names. Raises BundleError."""
         listing = path / "bundle.toml"
         try:
             document = tomllib.loads(listing.read_text())
@@ -161,7 +161,7 @@ class Bundle:
         raise BundleError(f"the bundle {self.path} has no image {ref}", REMAKE)
 
     def verify(self, *, full: bool) -> None:
-        """Check every file's sha256 and every image's presence (`full`: every layer's content). Raises BundleError."""
+        """Check files by sha256, images by presence (`full`: by content). Raises BundleError."""
         for entry in self.files:
             path = self.path / entry.path
             if not path.is_file():
@@ -169,7 +169,7 @@ class Bundle:
             found = sha256_file(path)
             if found != entry.sha256:
                 raise BundleError(
-                    f"the bundle's file {path} was changed: its sha256 is {found}, bundle.toml says {entry.sha256}",
+                    f"the bundle's file {path} was changed: sha256 {found}, bundle.toml says {entry.sha256}",
                     REMAKE,
                 )
         storage = Storage(self.storage)
@@ -227,7 +227,7 @@ class _Reader:
         for component in components:
             if component.provenance not in (REAL, STAND_IN):
                 raise self._error(
-                    f"component {component.name!r} has provenance {component.provenance!r}, not real or stand-in"
+                    f"component {component.name!r}: provenance {component.provenance!r}, not real or stand-in"
                 )
         by_name = {component.name: component for component in components}
         files = self._rows(document, "file", BundleFile)

@@ -1,7 +1,7 @@
-"""The on-disk layout of a container registry (distribution's filesystem driver), read and written in plain Python.
+"""The on-disk layout of a container registry (distribution's filesystem driver), in plain Python.
 
-A bundle keeps its images in this layout, so that the unmodified registry program serves them and nothing has to be
-imported first. Source of the layout: distribution's `registry/storage/paths.go`:
+A bundle keeps its images in this layout, so that the unmodified registry program serves them and nothing
+has to be imported first. Source of the layout: distribution's `registry/storage/paths.go`:
 
     docker/registry/v2/blobs/sha256/<first two hex>/<hex>/data
     docker/registry/v2/repositories/<name>/_layers/sha256/<hex>/link
@@ -46,7 +46,7 @@ class ImageRef:
 
     @classmethod
     def parse(cls, text: str) -> ImageRef:
-        """Take a full reference apart. Raises ValueError for one without host, or with neither tag nor digest."""
+        """Take a reference apart. Raises ValueError for one without host, or with neither tag nor digest."""
         name, _, digest = text.partition("@")
         head, slash, last = name.rpartition("/")
         last, _, tag = last.partition(":")
@@ -108,7 +108,7 @@ class Storage:
         return Descriptor(digest, size, media_type)
 
     def put_manifest(self, repository: str, content: bytes, tag: str = "") -> str:
-        """Store a manifest whose blobs are already there, link them to the repository, set the tag; its digest."""
+        """Store a manifest whose blobs are there, link them to the repository, set the tag; its digest."""
         manifest = json.loads(content)
         for blob in _blobs_of(manifest):
             self._link(self._repository(repository) / "_layers", blob.digest)
@@ -162,7 +162,7 @@ class Storage:
         return self._read_blob(self.digest(ref), f"manifest of {ref}")
 
     def check_image(self, ref: ImageRef, *, full: bool) -> str:
-        """Its manifest digest, when every blob is there in its size (`full`: and in its hash); else StorageError."""
+        """Its digest, when every blob is there in its size (`full`: and in its hash); else StorageError."""
         digest = self.digest(ref)
         self._check_manifest(digest, str(ref), full)
         return digest

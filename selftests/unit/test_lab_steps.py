@@ -1,0 +1,212 @@
+"""The lab's step runner: what is made again and what is not, and what a failure leaves."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lab.build import _only_build
+from lab.errors import CommandFailed
+from lab.progress import Progress
+from lab.steps import KEPT_RESULTS, Step, StepRunner, Work, remove_unfinished, tree_digest
+
+
+class Bench:
+    """A cache, and steps that count how often they were made."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.made: list[str] = []
+        self.output = io.StringIO()
+
+    def runner(self) -> StepRunner:
+        """A runner as a new process would have it."""
+        return StepRunner(self.cache, Progress(Console(file=self.output, force_terminal=False)))
+
+    def step(self, name: str, content: str = "content", **options: object) -> Step:
+        """A step whose result is one file."""
+
+        def build(work: Work) -> None:
+            self.made.append(name)
+            (work.out / "result").write_text(content)
+
+        return Step(name, build, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "cache")
+
+
+def test_result_is_kept(bench: Bench) -> None:
+    first = bench.runner().run(bench.step("a"))
+    again = bench.runner().run(bench.step("a"))
+    assert bench.made == ["a"]
+    assert (first.path, first.digest) == (again.path, again.digest)
+    assert again.cached
+    assert (again.path / "result").read_text() == "content"
+
+
+def test_other_parameters_make_it_again(bench: Bench) -> None:
+    bench.runner().run(bench.step("a", params={"version": 1}))
+    bench.runner().run(bench.step("a", params={"version": 2}))
+    assert bench.made == ["a", "a"]
+
+
+def touch_later(path: Path) -> None:
+    path.touch()
+
+
+def make_executable(path: Path) -> None:
+    path.chmod(0o755)
+
+
+def change_content(path: Path) -> None:
+    path.write_text("other")
+
+
+@pytest.mark.parametrize(
+    ("change", "times"), [(touch_later, 1), (make_executable, 2), (change_content, 2)], ids=lambda v: str(v)
+)
+@pytest.mark.parametrize("whole_directory", [True, False])
+def test_sources_count_by_content(
+    bench: Bench, tmp_path: Path, change: Callable[[Path], None], times: int, whole_directory: bool
+) -> None:
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    file = folder / "main.py"
+    file.write_text("first")
+    source = folder if whole_directory else file
+    bench.runner().run(bench.step("a", sources=[source]))
+    change(file)
+    bench.runner().run(bench.step("a", sources=[source]))
+    assert len(bench.made) == times
+
+
+def test_python_caches_do_not_count(tmp_path: Path) -> None:
+    before = tree_digest(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/x.pyc").write_bytes(b"x")
+    assert tree_digest(tmp_path) == before
+
+
+def test_need_that_comes_out_equal_changes_nothing_above(bench: Bench) -> None:
+    bench.runner().run(bench.step("above", needs=[bench.step("below", params={"n": 1})]))
+    bench.runner().run(bench.step("above", needs=[bench.step("below", params={"n": 2})]))
+    assert bench.made == ["below", "above", "below"]
+
+
+def test_need_that_comes_out_other_changes_what_is_above(bench: Bench) -> None:
+    bench.runner().run(bench.step("above", needs=[bench.step("below", "x", params={"n": 1})]))
+    bench.runner().run(bench.step("above", needs=[bench.step("below", "y", params={"n": 2})]))
+    assert bench.made == ["below", "above"] * 2
+
+
+def test_interrupted_step_leaves_no_result(bench: Bench) -> None:
+    def interrupted(work: Work) -> None:
+        (work.out / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.runner().run(Step("a", interrupted))
+    assert list(bench.cache.glob("steps/a/[!.]*")) == []
+    assert "✗" in bench.output.getvalue()
+    remove_unfinished(bench.cache)
+    assert list(bench.cache.glob("steps/a/.*")) == []
+
+
+def test_build_goes_on_where_it_stopped(bench: Bench) -> None:
+    def fails(work: Work) -> None:
+        raise OSError("no")
+
+    below = bench.step("below")
+    with pytest.raises(OSError, match="no"):
+        bench.runner().run(Step("above", fails, needs=[below]))
+    bench.runner().run(bench.step("above", needs=[bench.step("below")]))
+    assert bench.made == ["below", "above"]
+
+
+def failing(program: str) -> Step:
+    def build(work: Work) -> None:
+        work.run([sys.executable, "-c", program])
+
+    return Step("go thing", build)
+
+
+def test_failing_program_shows_its_end_and_names_the_log(bench: Bench) -> None:
+    program = "import sys; [print('line', n, file=sys.stderr) for n in range(40)]; sys.exit(3)"
+    with pytest.raises(CommandFailed) as caught:
+        bench.runner().run(failing(program))
+    error = caught.value
+    assert "exit code 3" in error.message
+    assert error.evidence.splitlines()[-1] == "line 39"
+    assert "line 0\n" not in error.evidence
+    log = Path(error.hint.rpartition("full output: ")[2])
+    assert "line 0\n" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("write /x: no space left on device".replace("no", "No"), "go thing: no space left on the disk"),
+        ("dial tcp: lookup example.test: no such host", "go thing: a package registry cannot be reached"),
+        ("Temporary failure resolving 'example.test'", "go thing: a package registry cannot be reached"),
+        ("undefined: x", "failed with exit code 1"),
+    ],
+)
+def test_known_reasons_are_said_in_words(bench: Bench, said: str, message: str) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        bench.runner().run(failing(f"import sys; sys.exit({said!r})"))
+    assert message in caught.value.message
+
+
+def test_only_the_newest_results_are_kept(bench: Bench) -> None:
+    for number in range(KEPT_RESULTS + 2):
+        bench.runner().run(bench.step("a", params={"number": number}))
+    assert len(list((bench.cache / "steps/a").iterdir())) == KEPT_RESULTS
+
+
+def hold_the_lock(cache: Path, held: object, release: object) -> None:
+    with _only_build(cache, Progress(Console(file=io.StringIO()))):
+        held.set()  # type: ignore[attr-defined]
+        release.wait(30)  # type: ignore[attr-defined]
+
+
+def test_second_build_says_so_and_waits(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    held, release = context.Event(), context.Event()
+    first = context.Process(target=hold_the_lock, args=(tmp_path, held, release))
+    first.start()
+    assert held.wait(30)
+    output = Announcing(release)
+    with _only_build(tmp_path, Progress(Console(file=output, width=200))):
+        first.join(10)
+        assert first.exitcode == 0, "the lock was taken while the first build held it"
+    assert f"another build (process {first.pid}) is running; waiting for it" in output.getvalue()
+
+
+class Announcing(io.StringIO):
+    """Lets the first build go as soon as the second has said that it waits."""
+
+    def __init__(self, release: object) -> None:
+        super().__init__()
+        self._release = release
+
+    def write(self, text: str) -> int:
+        if "waiting" in text:
+            self._release.set()  # type: ignore[attr-defined]
+        return super().write(text)
+
+
+def test_progress_says_name_and_time() -> None:
+    output = io.StringIO()
+    with Progress(Console(file=output, force_terminal=False)).step("go [thing]"):
+        time.sleep(0)
+    assert output.getvalue().splitlines()[-1].split() == ["✓", "0.0", "s", "go", "[thing]"]
