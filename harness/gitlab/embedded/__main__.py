@@ -1,4 +1,4 @@
-"""``python -m harness.gitlab.embedded``: run the embedded GitLab in the foreground until SIGTERM or SIGINT."""
+"""``python -m harness.gitlab.embedded``: the embedded GitLab, in the foreground until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from harness.gitlab.embedded.settings import Settings
 
 _EPILOG = f"""
 The state directory holds everything: gitlab.sqlite3, repositories/, traces/, and
-  {CREDENTIALS_FILE}   0600: {{"username": "root", "token": "glpat-…"}}, the administrator, made at the first start
+  {CREDENTIALS_FILE}   0600: {{"username": "root", "token": "glpat-…"}}, made at the first start
   registry-token.crt   what the registry must trust (auth.token.rootcertbundle); issuer gitlab-issuer,
                        service container_registry, realm <external url>/jwt/auth
-Started again on the same directory it goes on where it was. When it listens it prints one line: listening on <url>.
+Started again on the same directory it goes on where it was. When it listens it prints: listening on <url>
 """
 
 
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--online-for", type=float, default=7200.0, metavar="SECONDS",
                         help="a runner is online for this long after a contact; default 7200")  # fmt: skip
     parser.add_argument("--until-stdin-closes", action="store_true",
-                        help="end when standard input ends: a parent that dies takes this process along")  # fmt: skip
+                        help="end when standard input ends, as it does when the parent dies")  # fmt: skip
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
     return parser
 

@@ -72,7 +72,8 @@ def require(store: Store, request: Request, *scopes: str) -> Identity:
             403,
             {
                 "error": "insufficient_scope",
-                "error_description": "The request requires higher privileges than provided by the access token.",
+                "error_description": "The request requires higher privileges than provided by the access "
+                "token.",
                 "scope": " ".join(wanted),
             },
         )
@@ -100,7 +101,7 @@ def by_job_token(store: Store, secret: str) -> Identity | None:
 
 
 def by_basic(store: Store, request: Request) -> Identity | None:
-    """The caller of git or the registry: ``gitlab-ci-token`` with a job token, or any name with a personal one.
+    """The caller of git or the registry: ``gitlab-ci-token`` with a job token, or a personal one.
 
     Raises LookupError when credentials are given and wrong; None means that there are none.
     """

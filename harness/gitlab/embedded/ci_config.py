@@ -1,8 +1,8 @@
 """``.gitlab-ci.yml``: what is understood is checked and kept, what isn't is refused by name.
 
-Understood: stages, variables, default; in a job image, services, variables, tags, stage, before_script, script,
-after_script, allow_failure, when, timeout, rules (if, when, allow_failure, variables), only (branch names,
-patterns, branches, tags, pushes, api, web). The words of the errors are GitLab's where GitLab has words.
+Understood: stages, variables, default; in a job image, services, variables, tags, stage, before_script,
+script, after_script, allow_failure, when, timeout, rules (if, when, allow_failure, variables), only (branch
+names, patterns, branches, tags, pushes, api, web). Errors are in GitLab's words where it has any.
 """
 
 from __future__ import annotations

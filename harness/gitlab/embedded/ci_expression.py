@@ -1,6 +1,7 @@
-"""The expressions of ``rules:if``: ``$VAR``, strings, null, ``==`` ``!=`` ``=~`` ``!~`` ``&&`` ``||`` and parentheses.
+"""The expressions of ``rules:if``.
 
-After GitLab's page "CI/CD job rules, CI/CD variable expressions".
+``$VAR``, strings, null, ``==`` ``!=`` ``=~`` ``!~`` ``&&`` ``||`` and parentheses, after GitLab's page
+"CI/CD variable expressions".
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Mapping
 
 _TOKEN = re.compile(
     r"""\s*(?: (?P<op>==|!=|=~|!~|&&|\|\||\(|\)) | \$(?P<var>\w+) | \$\{(?P<var2>\w+)\}
-      | "(?P<dq>[^"]*)" | '(?P<sq>[^']*)' | /(?P<re>(?:\\.|[^/\\])*)/(?P<flags>[ims]*) | (?P<null>null)\b )""",
+      | "(?P<dq>[^"]*)" | '(?P<sq>[^']*)' | /(?P<re>(?:\\.|[^/\\])*)/(?P<flags>[ims]*)
+      | (?P<null>null)\b )""",
     re.VERBOSE,
 )
 _MAX_CHARS = 1000

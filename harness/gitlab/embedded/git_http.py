@@ -133,9 +133,9 @@ def _authorize(context: Context, request: Request, *, write: bool) -> tuple[Row,
 
 
 def _unauthorized() -> Response:
-    text = "HTTP Basic: Access denied. If a password was provided for Git authentication, the password was incorrect"
+    text = "HTTP Basic: Access denied. If a password was provided for Git authentication, the password was "
     return Response(
-        f"{text} or you're required to use a token instead of a password.\n",
+        f"{text}incorrect or you're required to use a token instead of a password.\n",
         401,
         {"WWW-Authenticate": 'Basic realm="GitLab"'},
         media_type="text/plain",
@@ -166,7 +166,7 @@ async def _git(context: Context, project: Row, request: Request, arguments: list
 
 
 async def _feed(request: Request, process: Any, limit: int) -> None:
-    """Pass the request's body to git, unpacked if need be; git is ended if it grows beyond ``limit`` bytes."""
+    """Pass the request's body to git, unpacked if need be; more than ``limit`` bytes end git."""
     packed = request.headers.get("content-encoding") == "gzip"
     inflate, total = zlib.decompressobj(wbits=31), 0
     try:

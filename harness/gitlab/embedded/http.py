@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -95,7 +95,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def parameters(request: Request, limit: int) -> dict[str, Any]:
-    """Query and body (JSON or form) in one dict, as Grape does it; ``key[]`` makes a list, ``key[sub]`` a dict."""
+    """Query and body (JSON or form) in one dict; ``key[]`` makes a list, ``key[sub]`` a dict."""
     values: dict[str, Any] = {}
     for key, value in request.query_params.multi_items():
         _put(values, key, value)
@@ -120,7 +120,7 @@ async def parameters(request: Request, limit: int) -> dict[str, Any]:
 
 
 async def _form(request: Request, kind: str, body: bytes) -> list[tuple[str, str]]:
-    async def whole_body() -> AsyncIterator[bytes]:
+    async def whole_body() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:

@@ -136,7 +136,8 @@ def retry(context: Context, job: Row, user: Row) -> Row:
             queued_at=now(),
         )
         store.execute(
-            "UPDATE jobs SET status = 'created' WHERE pipeline_id = ? AND stage_index > ? AND status = 'skipped'",
+            """UPDATE jobs SET status = 'created'
+               WHERE pipeline_id = ? AND stage_index > ? AND status = 'skipped'""",
             job["pipeline_id"],
             job["stage_index"],
         )

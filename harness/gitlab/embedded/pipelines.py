@@ -132,8 +132,8 @@ def _add_jobs(context: Context, project: Row, pipeline: Row, user: Row, config: 
         added += 1
     if not added:
         raise PipelineRefused(
-            "Pipeline will not run for the selected trigger. The rules configuration prevented any jobs from being "
-            "added to the pipeline."
+            "Pipeline will not run for the selected trigger. The rules configuration prevented any jobs from "
+            "being added to the pipeline."
         )
 
 

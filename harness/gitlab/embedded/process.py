@@ -21,7 +21,7 @@ _START_S = 30.0
 _STOP_S = 8.0
 _LOG_TAIL_CHARS = 4000
 LONG_POLL_S = 29.0
-"""Just under the check_interval of 30 s that the operator gives a runner, so that one request is nearly always open."""
+"""Just under the operator's check_interval of 30 s, so that one request is nearly always open."""
 
 
 class EmbeddedGitLab:
@@ -49,6 +49,7 @@ class EmbeddedGitLab:
         self._registry_ca, self._port, self._keep = registry_ca, port, keep
         self._long_poll_s, self._extra = long_poll_s, extra
         self._child: subprocess.Popen[str] | None = None
+        self._lifeline: int | None = None
         self.url = ""
         self.pid = 0
 
@@ -79,16 +80,20 @@ class EmbeddedGitLab:
             command += ["--registry-ca", str(self._registry_ca)]
         if not self._keep:
             command.append("--until-stdin-closes")
+        # A raw descriptor, not a file object: it must stay open until stop() or the end of this process, whoever
+        # still holds this instance. Its closing is what ends a child that isn't to be kept.
+        lifeline, self._lifeline = os.pipe()
         with (self.state_dir / "gitlab.log").open("ab") as log:
             self._child = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL if self._keep else subprocess.PIPE,
+                stdin=lifeline,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+        os.close(lifeline)
         self.pid = self._child.pid
         self.url = self._announced(self._child)
         record = {"pid": self.pid, "started": _start_time(self.pid), "url": self.url}
@@ -128,6 +133,16 @@ class EmbeddedGitLab:
             )
         return found
 
+    @classmethod
+    def stop_at(cls, state_dir: Path) -> None:
+        """Stop the one of ``state_dir``, whoever started it; nothing happens when it has ended already."""
+        found = cls("", state_dir)
+        try:
+            found.pid = json.loads((state_dir / "process.json").read_text())["pid"]
+        except (OSError, ValueError, KeyError):
+            return
+        found.stop()
+
     def healthy(self) -> bool:
         """Whether it answers."""
         try:
@@ -148,9 +163,11 @@ class EmbeddedGitLab:
                 self._signal(signal.SIGKILL)
         if self._child is not None:
             self._child.wait(_STOP_S)
-            for stream in (self._child.stdin, self._child.stdout):
-                if stream is not None:
-                    stream.close()
+            if self._child.stdout is not None:
+                self._child.stdout.close()
+            if self._lifeline is not None:
+                os.close(self._lifeline)
+                self._lifeline = None
         (self.state_dir / "process.json").unlink(missing_ok=True)
         self.pid = 0
 

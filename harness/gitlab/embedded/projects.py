@@ -180,8 +180,9 @@ async def create_variable(request: Request) -> Response:
         raise failure(400, {"key": [f"({key}) has already been taken"]})
     columns = _variable_columns(values, value)
     context.store.execute(
-        """INSERT INTO project_variables (project_id, key, value, variable_type, masked, protected, raw, description)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+        """INSERT INTO project_variables
+           (project_id, key, value, variable_type, masked, protected, raw, description)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
         project["id"],
         key,
         *columns,

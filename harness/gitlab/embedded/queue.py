@@ -1,7 +1,7 @@
 """The queue value of each runner, by which GitLab answers an idle runner without looking for a job.
 
-Each runner has a value, sent as ``X-GitLab-Last-Update`` and echoed as ``last_update``. It changes whenever a job
-that the runner may take becomes pending. While it is unchanged the answer is 204, after a wait: GitLab's
+Each runner has a value, sent as ``X-GitLab-Last-Update`` and echoed as ``last_update``. It changes whenever a
+job that the runner may take becomes pending. While it is unchanged the answer is 204, after a wait: GitLab's
 Workhorse holds such a request (``apiCiLongPollingDuration``, 50 s by default in its packages).
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 
 class RunnerQueue:
-    """Queue values and those who wait for a change. Lost at a restart: then every runner simply looks again."""
+    """Queue values and those who wait for a change. Lost at a restart: every runner then looks again."""
 
     def __init__(self) -> None:
         self._values: dict[int, str] = {}
@@ -40,7 +40,7 @@ class RunnerQueue:
     async def wait(
         self, runner_id: int, last_update: str, timeout_s: float, gone: Callable[[], Awaitable[None]]
     ) -> bool:
-        """Wait until the value differs from ``last_update``; False after ``timeout_s`` or when the client left."""
+        """Wait until the value differs from ``last_update``; False after ``timeout_s`` or a hang-up."""
         if self.value(runner_id) != last_update:
             return True
         if timeout_s <= 0 or self._closing:

@@ -1,4 +1,4 @@
-"""The container registry as API v4 shows it: repositories and tags of a project, read from the real registry."""
+"""The container registry as API v4 shows it: repositories and tags, read from the real registry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Registry:
     async def call(self, method: str, path: str) -> httpx.Response:
         """One request below ``/v2/<repository>/``; 503 where the registry can't be reached."""
         settings = self._context.settings
-        access = [{"type": "repository", "name": self._repository, "actions": ["*"]}]
+        access: list[dict[str, object]] = [{"type": "repository", "name": self._repository, "actions": ["*"]}]
         token = self._context.keys.token("", SERVICE, access)
         base = settings.registry_url or f"https://{settings.registry_host}"
         trust: ssl.SSLContext | bool = True

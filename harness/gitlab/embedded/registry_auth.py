@@ -1,4 +1,4 @@
-"""``/jwt/auth``: tokens for the container registry. What isn't permitted is left out; the registry then denies."""
+"""``/jwt/auth``: tokens for the registry. What isn't permitted is left out, and the registry denies."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def _may(identity: Identity | None, project: Row, action: str) -> bool:
     """A job pulls from and pushes to its own project only, and pulls what is public."""
     if action == "pull":
         if identity is not None and identity.job is not None:
-            return identity.job["project_id"] == project["id"] or project["visibility"] == "public"
+            return bool(identity.job["project_id"] == project["id"] or project["visibility"] == "public")
         return auth.may_read(identity, project)
     if identity is None:
         return False
     if identity.job is not None:
-        return action == "push" and identity.job["project_id"] == project["id"]
+        return bool(action == "push" and identity.job["project_id"] == project["id"])
     writes = action in ("push", "delete", "*") and identity.allows("write_registry")
     return writes and auth.may_write(identity, project)
 

@@ -22,7 +22,7 @@ _HISTORY = 1000
 
 
 async def create_commit(request: Request) -> Response:
-    """POST /projects/:id/repository/commits: all actions in one commit; a pipeline follows as after a push."""
+    """POST /projects/:id/repository/commits: all actions in one commit; then as after a push."""
     context = of(request)
     identity = auth.require(context.store, request)
     project = auth.project_for(context.store, identity, segment(request, "id"), write=True)

@@ -5,11 +5,10 @@ After GitLab's lib/api/ci/runner.rb and what gitlab-runner 16.0.1 was seen to se
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tempfile
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -100,9 +99,9 @@ async def reset_token(request: Request) -> Response:
 async def request_job(request: Request) -> Response:
     """POST /jobs/request: 201 with a job, 204 without.
 
-    With an up-to-date ``last_update`` the request is held until a job may be there. Workhorse then answers 204 and
-    the runner asks again after its check interval; here the job goes out in the held request, which saves up to
-    30 s with the operator's runner and looks to a runner like a GitLab that took its time.
+    With an up-to-date ``last_update`` the request is held until a job may be there. Workhorse then answers
+    204 and the runner asks again after its check interval; here the job goes out in the held request, which
+    saves up to 30 s with the operator's runner and looks to a runner like a GitLab that took its time.
     """
     context = of(request)
     from harness.gitlab.embedded.http import parameters
@@ -164,14 +163,14 @@ async def append_trace(request: Request) -> Response:
     start, limit = int(span[1]), context.settings.trace_limit_mib * MEBIBYTE
     declared = request.headers.get("content-length", "0")
     length = int(declared) if declared.isdigit() else 0
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+    with cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)) as spool:
         if start + length < limit:
             length = await _spool(request, spool, limit - start)
         if start + length >= limit:
             return _trace_too_big(context, job)
         job = _running_job(context, request, {"token": request.query_params.get("token")})
         spool.seek(0)
-        size = context.traces.append(job["id"], start, _as_binary(spool), job["token"])
+        size = context.traces.append(job["id"], start, spool, job["token"])
     context.store.update("jobs", job["id"], touched_at=now())
     headers = {"Range": f"0-{size}", "Job-Status": job["status"]}
     if size != start + length:
@@ -262,7 +261,7 @@ def _trace_too_big(context: Context, job: Row) -> Response:
 
 
 async def _spool(request: Request, spool: IO[bytes], limit: int) -> int:
-    """Read the body into ``spool``, which goes to disk when it grows; stops counting beyond ``limit`` bytes."""
+    """Read the body into ``spool``, which goes to disk when it grows; at most ``limit`` bytes."""
     length = 0
     async for chunk in request.stream():
         length += len(chunk)
@@ -270,10 +269,6 @@ async def _spool(request: Request, spool: IO[bytes], limit: int) -> int:
             break
         spool.write(chunk)
     return length
-
-
-def _as_binary(spool: Any) -> IO[bytes]:
-    return spool if not isinstance(spool, io.TextIOBase) else spool.buffer
 
 
 async def _disconnected(request: Request) -> None:

@@ -20,7 +20,7 @@ class Settings:
     registry_url: str | None = None
     registry_ca: Path | None = None
     long_poll_s: float = 50.0
-    """How long a job request with an up-to-date ``last_update`` is held (Workhorse: apiCiLongPollingDuration)."""
+    """How long an idle job request is held (Workhorse: apiCiLongPollingDuration)."""
     trace_limit_mib: int = 100
     """GitLab's plan limit ci_jobs_trace_size_limit."""
     body_limit_bytes: int = 10 * MEBIBYTE
@@ -29,7 +29,7 @@ class Settings:
     """A running job whose runner was not heard of for this long fails: stuck_or_timeout_failure."""
     stuck_pending_s: float = 86400.0
     timeout_grace_s: float = 900.0
-    """How long after its timeout a job that the runner did not end is failed by GitLab: job_execution_timeout."""
+    """How long after its timeout GitLab ends a job that the runner did not: job_execution_timeout."""
     online_s: float = 7200.0
     """A runner is online when it was heard of within two hours, as GitLab counts it."""
     stale_s: float = 7 * 86400.0

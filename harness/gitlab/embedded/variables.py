@@ -1,4 +1,4 @@
-"""Predefined ``CI_*`` variables, as GitLab documents them, and those of the project, the file and the pipeline.
+"""Predefined ``CI_*`` variables, as GitLab documents them, and those of project, file and pipeline.
 
 The runner adds none of the project's by itself: everything a job sees comes in its payload.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -21,9 +22,10 @@ from harness.gitlab.embedded.store import Row, iso
 _SHOWN_LOG_BYTES = 512 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|section_(?:start|end):\d+:[^\r\n]*\r")
 _STYLE = (
-    "body{font:15px system-ui;margin:2rem auto;max-width:70rem;color:#222}table{border-collapse:collapse;width:100%}"
-    "td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}pre{background:#111;color:#eee;padding:1rem;"
-    "overflow:auto}.success,.online{color:#108548}.failed,.offline{color:#dd2b0e}.running{color:#1f75cb}"
+    "body{font:15px system-ui;margin:2rem auto;max-width:70rem}table{border-collapse:collapse;width:100%}"
+    "td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
+    "pre{background:#111;color:#eee;padding:1rem;overflow:auto}"
+    ".success,.online{color:#108548}.failed,.offline{color:#dd2b0e}.running{color:#1f75cb}"
 )
 
 
@@ -150,14 +152,16 @@ def _missing() -> Response:
 
 
 def _page(title: str, body: str, status: int = 200) -> Response:
-    head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)} · GitLab</title><style>{_STYLE}</style>"
+    head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)} - GitLab</title>"
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
     return HTMLResponse(
-        f"{head}<p><a href='/'>Projects</a><h1>{html.escape(title)}</h1>{body}", status, headers
+        f"{head}<style>{_STYLE}</style><p><a href='/'>Projects</a><h1>{html.escape(title)}</h1>{body}",
+        status,
+        headers,
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     top = "".join(f"<th>{cell}" for cell in head)
     return (
         f"<table><tr>{top}" + "".join("<tr>" + "".join(f"<td>{c}" for c in row) for row in rows) + "</table>"

@@ -1,0 +1,101 @@
+"""The GitLab that the runner registers with: the user's, or the embedded one beside the cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.gitlab.client import GitLabTarget, check
+from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.options import ProvisionOptions
+from harness.redact import register
+from harness.stack import Layer, StackContext
+
+NAME = "gitlab"
+_RECORD = "gitlab.json"
+
+
+def install(ctx: StackContext) -> GitLabTarget:
+    """Check the user's GitLab, or start an embedded one that pods reach at ``host_ip``."""
+    if ctx.options.gitlab_url:
+        target = external(ctx.options)
+        check(target)
+        return target
+    host = ctx.cluster.node_ip
+    process = EmbeddedGitLab(
+        ctx.cluster.host_ip,
+        _state(ctx),
+        registry_host=host,
+        registry_ca=authority_file(ctx),
+        keep=ctx.options.keep,
+    )
+    process.start()
+    (ctx.state_dir / _RECORD).write_text(json.dumps({"registry_host": host}))
+    return _embedded(ctx, process)
+
+
+def external(options: ProvisionOptions) -> GitLabTarget:
+    """The target that the options name. Raises UsageError where the token is missing."""
+    if options.gitlab_token_file is None:
+        raise UsageError(
+            "a GitLab is given without a token", "give --gitlab-token-file: a file with a token of scope api"
+        )
+    try:
+        token = options.gitlab_token_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the token file can't be read: {error}", "check --gitlab-token-file") from None
+    if not token or any(char.isspace() for char in token):
+        raise UsageError(
+            f"{options.gitlab_token_file} does not hold one token", "write the token, nothing else"
+        )
+    return GitLabTarget(
+        (options.gitlab_url or "").rstrip("/"),
+        register(token),
+        options.gitlab_ca_file,
+        options.gitlab_project,
+    )
+
+
+def attach(ctx: StackContext) -> GitLabTarget:
+    """The target again, in another process."""
+    if ctx.options.gitlab_url:
+        return external(ctx.options)
+    return _embedded(ctx, EmbeddedGitLab.attach(_state(ctx)))
+
+
+def remove(ctx: StackContext) -> None:
+    """Stop the embedded GitLab, also one that another process started."""
+    if not ctx.options.gitlab_url and (_state(ctx) / "process.json").exists():
+        EmbeddedGitLab.stop_at(_state(ctx))
+
+
+def ready(ctx: StackContext) -> str | None:
+    """One look at whether it answers."""
+    if ctx.options.gitlab_url:
+        return None
+    return None if EmbeddedGitLab.attach(_state(ctx)).healthy() else "the embedded GitLab does not answer"
+
+
+def authority_file(ctx: StackContext) -> Path:
+    """Where the CA of the registry in the cluster is, once that registry is installed."""
+    return ctx.state_dir / "registry" / "ca.crt"
+
+
+def token_certificate(ctx: StackContext) -> Path:
+    """The certificate that a registry must trust for tokens of the embedded GitLab."""
+    return _state(ctx) / "registry-token.crt"
+
+
+def _state(ctx: StackContext) -> Path:
+    return ctx.state_dir / "gitlab"
+
+
+def _embedded(ctx: StackContext, process: EmbeddedGitLab) -> GitLabTarget:
+    host = json.loads((ctx.state_dir / _RECORD).read_text())["registry_host"]
+    return GitLabTarget(
+        process.url, process.token, registry_host=host, registry_ca=authority_file(ctx), embedded=True
+    )
+
+
+LAYER = Layer(name=NAME, install=install, attach=attach, remove=remove, ready=ready)
