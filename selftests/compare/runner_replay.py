@@ -1,6 +1,6 @@
 """A GitLab for one recording: it gives the recorded answers in order, and keeps what it was asked.
 
-The recordings (recordings/runner/) are what gitlab-runner 16.0.1 sent to a throw-away server and what that server
+The recordings (recordings/runner/) are what gitlab-runner 16.0.1 sent to a throw-away server and what that
 answered. Only requests of the runner API are replayed; git goes to a real repository when one is given.
 """
 
@@ -18,8 +18,16 @@ from typing import Any
 RECORDED_BASE = "http://10.99.0.1:8080"
 _ORDINARY: dict[str, Mapping[str, Any]] = {
     "POST": {"status": 204, "headers": {}},
-    "PATCH": {"status": 202, "headers": {"Content-Type": "text/plain", "Job-Status": "running"}, "body": "202"},
-    "PUT": {"status": 200, "headers": {"Content-Type": "application/json", "Job-Status": "running"}, "body": "200"},
+    "PATCH": {
+        "status": 202,
+        "headers": {"Content-Type": "text/plain", "Job-Status": "running"},
+        "body": "202",
+    },
+    "PUT": {
+        "status": 200,
+        "headers": {"Content-Type": "application/json", "Job-Status": "running"},
+        "body": "200",
+    },
 }
 
 
@@ -32,6 +40,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    answer: Mapping[str, Any]
 
     @property
     def json(self) -> Any:
@@ -44,7 +53,7 @@ class Request:
 
 @dataclass
 class Replay:
-    """Answers are used in order, for each (method, path without query); then what a GitLab without news would say."""
+    """Answers are used in order, for each method and path; then those of a GitLab without news."""
 
     records: Sequence[Mapping[str, Any]]
     rewrite: Mapping[str, str] = field(default_factory=dict)
@@ -55,8 +64,11 @@ class Replay:
     def __enter__(self) -> "Replay":
         self._queues: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for record in self.records:
-            self._queues.setdefault((record["method"], _bare(record["path"])), []).append(record["answer"])
-        self._started = time.monotonic()
+            key = "", _job(record["path"])
+            if record["method"] not in ("PATCH", "PUT"):
+                key = record["method"], _bare(record["path"])
+            self._queues.setdefault(key, []).append(record)
+        self.started = time.monotonic()
         self._lock = threading.Lock()
         replay = self
 
@@ -90,10 +102,10 @@ class Replay:
             _git(handler, body, self.repositories)
             return
         with self._lock:
-            t = time.monotonic() - self._started
-            self.requests.append(Request(t, handler.command, handler.path, dict(handler.headers), body))
-            waiting = self._queues.get((handler.command, _bare(handler.path)), [])
-            answer = waiting.pop(0) if waiting else _ORDINARY.get(handler.command, _ORDINARY["POST"])
+            t = time.monotonic() - self.started
+            answer = self._next(handler.command, handler.path)
+            headers = dict(handler.headers)
+            self.requests.append(Request(t, handler.command, handler.path, headers, body, answer))
         data = json.dumps(answer["json"]) if "json" in answer else answer.get("body") or ""
         for old, new in {RECORDED_BASE: self.base, **self.rewrite}.items():
             data = data.replace(old, new)
@@ -106,6 +118,19 @@ class Replay:
         if answer["status"] != 204:
             handler.wfile.write(data.encode())
 
+    def _next(self, method: str, path: str) -> Mapping[str, Any]:
+        """The next recorded answer; log patches may be more or fewer than recorded, updates keep their place."""
+        queue = self._queues.get(
+            ("", _job(path)) if method in ("PATCH", "PUT") else (method, _bare(path)), []
+        )
+        if method == "PUT":
+            while queue and queue[0]["method"] == "PATCH" and _is_plain(queue[0]["answer"]):
+                queue.pop(0)
+        if queue and queue[0]["method"] == method:
+            answer: Mapping[str, Any] = queue.pop(0)["answer"]
+            return answer
+        return _ORDINARY.get(method, _ORDINARY["POST"])
+
     def done(self) -> bool:
         """Whether every recorded answer was given."""
         with self._lock:
@@ -114,6 +139,14 @@ class Replay:
 
 def _bare(path: str) -> str:
     return path.partition("?")[0]
+
+
+def _job(path: str) -> str:
+    return _bare(path).removesuffix("/trace")
+
+
+def _is_plain(answer: Mapping[str, Any]) -> bool:
+    return answer["status"] == 202 and answer.get("headers", {}).get("Job-Status", "running") == "running"
 
 
 def _git(handler: BaseHTTPRequestHandler, body: bytes, root: Path) -> None:
@@ -139,7 +172,9 @@ def _git(handler: BaseHTTPRequestHandler, body: bytes, root: Path) -> None:
         "GIT_CONFIG_KEY_0": "safe.directory",
         "GIT_CONFIG_VALUE_0": "*",
     }
-    done = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
+    )
     head, _, data = done.stdout.partition(b"\r\n\r\n")
     headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
     handler.send_response(int(headers.pop("Status", "200").split()[0]))

@@ -289,7 +289,7 @@ def verify(path: Path, flags: dict[str, str]) -> int:
 
 
 def unregister(path: Path, flags: dict[str, str]) -> int:
-    """Unregister all runners, or those of a name, URL or token; a refusal is logged, and the exit code is 0."""
+    """Unregister all runners, or those of a name, URL or token; a refusal is logged, exit code 0."""
     mode()
     settings = load(path)
     system = config.system_id(path)

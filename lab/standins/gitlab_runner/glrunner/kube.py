@@ -132,10 +132,11 @@ class Kube:
         kinds = [kind for kind in ("stdin", "stdout", "stderr") if wanted.get(kind) == "true"]
         return Stream(connection.sock, response, ["error", *kinds], stdin, on_output)
 
-    def _connect(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(
-            urlsplit(self._server).netloc, timeout=_TIMEOUT_S, context=self._context
-        )
+    def _connect(self) -> http.client.HTTPConnection:
+        parts = urlsplit(self._server)
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+        return http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=self._context)
 
     def _headers(self) -> dict[str, str]:
         token = self._token()
