@@ -200,6 +200,27 @@ def down(name: Name = DEFAULT_NAME) -> None:
     console.print(f"Stack {name!r} is removed.")
 
 
+@app.command(epilog="Example: runner-conformance reap --dry-run")
+def reap(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove what runs left behind that were killed; running and kept stacks stay."""
+    from harness.session import reap_all, stale
+
+    found = stale()
+    for line in found:
+        console.print(f"left behind: {line}", markup=False)
+    if not found:
+        console.print("Nothing is left behind.")
+    if dry_run or not found:
+        return
+    with _ignoring_interrupts():
+        resisted = reap_all()
+    if resisted:
+        raise LeftoversError("not everything could be removed", evidence="\n".join(resisted))
+    console.print("All of it is removed.")
+
+
 @contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
     def told(number: int, frame: FrameType | None) -> None:

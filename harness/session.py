@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from harness.profile import Profile, load_profile
 from harness.redact import redact
 from harness.stack import Progress, StackContext, install_layers, log_progress, select
 from harness.stack.catalogue import LAYERS
-from harness.state import StackLock, StackState, directory_of
+from harness.state import StackLock, StackState, directory_of, names
 from harness.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -164,8 +165,10 @@ class Provisioner:
         if self._cluster is not None:
             leftovers += _attempt("cluster", self._cluster.stop)
         if self._made and not leftovers:
-            leftovers += _attempt(str(self.state_dir), lambda: shutil.rmtree(self.state_dir))
+            leftovers += _attempt(str(self.state_dir), partial(shutil.rmtree, self.state_dir))
             self._made = bool(leftovers)
+        if self.options.cluster == "k3s" and self._cluster is not None:
+            leftovers += _still_there(self.run_id)
         self._lock.release()
         self._spawner.shutdown(wait=False)
         return leftovers
@@ -206,10 +209,56 @@ def take_down(name_or_dir: str | Path) -> list[str]:
             leftovers += _remove_layers(attach(directory))
         leftovers += _attempt("cluster", _attach_cluster(state, directory).stop)
         if not leftovers:
-            leftovers += _attempt(str(directory), lambda: shutil.rmtree(directory))
+            leftovers += _attempt(str(directory), partial(shutil.rmtree, directory))
+        if state.options.cluster == "k3s":
+            leftovers += _still_there(state.run_id)
         return leftovers
     finally:
         lock.release()
+
+
+def stale() -> list[str]:
+    """What killed runs left: things that carry a run id, and stacks that nobody holds and that have ended."""
+    from harness.cluster import find_leftovers
+
+    return [str(it) for it in find_leftovers()] + [f"stack {path}" for path in _ended_stacks()]
+
+
+def reap_all() -> list[str]:
+    """Remove what ``stale`` names; a sentence for each thing that resisted."""
+    from harness.cluster import find_leftovers, reap
+
+    ended = _ended_stacks()
+    resisted = []
+    for directory in ended:
+        for layer in LAYERS.values():
+            resisted += _attempt(layer.name, partial(layer.abandon, directory))
+    resisted += list(reap(find_leftovers()))
+    for directory in ended:
+        resisted += _attempt(str(directory), partial(shutil.rmtree, directory))
+    return resisted
+
+
+def _ended_stacks() -> list[Path]:
+    """Stack directories that no process holds and whose cluster, if it was ours, doesn't run."""
+    from harness.cluster import find_leftovers
+
+    dead = {Path(it.name) for it in find_leftovers() if it.kind == "directory"}
+    found = []
+    for name in names():
+        directory = directory_of(name)
+        lock = StackLock(directory)
+        try:
+            lock.acquire()
+        except UsageError:
+            continue
+        kept = StackState.load(directory).options
+        cluster = directory / CLUSTER
+        elsewhere = kept.keep and kept.cluster != "k3s"
+        if not elsewhere and (cluster in dead or not (cluster / "cluster.json").exists()):
+            found.append(directory)
+        lock.release()
+    return found
 
 
 def check_options(options: ProvisionOptions) -> None:
@@ -291,8 +340,15 @@ def _remove_layers(context: StackContext) -> list[str]:
     """What layers made outside the cluster, newest first."""
     leftovers: list[str] = []
     for layer in reversed(list(LAYERS.values())):
-        leftovers += _attempt(layer.name, lambda layer=layer: layer.remove(context))  # type: ignore[misc]
+        leftovers += _attempt(layer.name, partial(layer.remove, context))
     return leftovers
+
+
+def _still_there(run_id: str) -> list[str]:
+    """Teardown isn't believed but looked at."""
+    from harness.cluster import find_leftovers
+
+    return [str(it) for it in find_leftovers(run_id, running=True)]
 
 
 def _attempt(what: str, remove: Callable[[], object]) -> list[str]:

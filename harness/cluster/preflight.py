@@ -41,43 +41,63 @@ def check(options: ClusterOptions) -> str:
 
 
 def check_host(state_dir: Path) -> None:
-    """What any cluster needs of this host.  Raises EnvironmentProblem."""
+    """What any cluster needs of this host.  Raises EnvironmentProblem for the first thing that it lacks."""
+    for problem in host_problems(state_dir):
+        raise problem
+
+
+def host_problems(state_dir: Path) -> list[EnvironmentProblem]:
+    """Everything that this host lacks for a cluster, each with its mend."""
+    found = []
     if os.geteuid() != 0:
-        raise EnvironmentProblem("making a cluster needs root", "run it with sudo, or use --cluster existing")
-    if not linux.has_capability(linux.CAP_SYS_ADMIN):
-        raise EnvironmentProblem(
-            "this process is root, but may not make namespaces (CAP_SYS_ADMIN is missing)",
-            "in a container: run it with --privileged",
+        found.append(
+            EnvironmentProblem("making a cluster needs root", "run it with sudo, or use --cluster existing")
+        )
+    elif not linux.has_capability(linux.CAP_SYS_ADMIN):
+        found.append(
+            EnvironmentProblem(
+                "this process is root, but may not make namespaces (CAP_SYS_ADMIN is missing)",
+                "in a container: run it with --privileged",
+            )
         )
     if missing := [it for it in _NAMESPACES if not Path(f"/proc/self/ns/{it}").exists()]:
-        raise EnvironmentProblem(
-            f"this kernel has no namespaces of type {', '.join(missing)}", "use another kernel"
+        kinds = ", ".join(missing)
+        found.append(
+            EnvironmentProblem(f"this kernel has no namespaces of type {kinds}", "use another kernel")
         )
     if missing := sorted({package for tool, package in _TOOLS.items() if not shutil.which(tool)}):
-        raise EnvironmentProblem(
-            f"programs are missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}"
+        found.append(
+            EnvironmentProblem(
+                f"programs are missing: {', '.join(missing)}", f"apt-get install {' '.join(missing)}"
+            )
         )
-    for kind in ("overlay", "veth", "bridge"):
-        if kind == "overlay" and not _has_filesystem(kind):
-            raise EnvironmentProblem("this kernel has no overlayfs", "modprobe overlay")
-    _check_space(state_dir)
+    if not _has_filesystem("overlay"):
+        found.append(EnvironmentProblem("this kernel has no overlayfs", "modprobe overlay"))
+    return found + _space_problems(state_dir)
 
 
-def _check_space(state_dir: Path) -> None:
+def _space_problems(state_dir: Path) -> list[EnvironmentProblem]:
+    found = []
     existing = state_dir
     while not existing.exists():
         existing = existing.parent
     if (free := shutil.disk_usage(existing).free) < _DISK_BYTES:
-        raise EnvironmentProblem(
-            f"{existing} has {free / 1e9:.1f} GB left; a cluster needs {_DISK_BYTES / 1e9:.1f} GB",
-            "free some, or set RUNNER_CONFORMANCE_HOME to a directory on a larger disk",
+        found.append(
+            EnvironmentProblem(
+                f"{existing} has {free / 1e9:.1f} GB left; a cluster needs {_DISK_BYTES / 1e9:.1f} GB",
+                "free some, or set RUNNER_CONFORMANCE_HOME to a directory on a larger disk",
+            )
         )
-    found = re.search(r"^MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    if found and int(found[1]) < _MEMORY_KIB:
-        raise EnvironmentProblem(
-            f"{int(found[1]) // 1024} MiB of memory are available; a cluster needs {_MEMORY_KIB // 1024} MiB",
-            "stop other programs or clusters (runner-conformance status)",
+    memory = re.search(r"^MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    if memory and int(memory[1]) < _MEMORY_KIB:
+        found.append(
+            EnvironmentProblem(
+                f"{int(memory[1]) // 1024} MiB of memory are available; "
+                f"a cluster needs {_MEMORY_KIB // 1024} MiB",
+                "stop other programs or clusters (runner-conformance status)",
+            )
         )
+    return found
 
 
 def _has_filesystem(kind: str) -> bool:

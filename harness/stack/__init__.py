@@ -58,8 +58,9 @@ class Layer:
     ``install`` returns when the layer is ready and raises HarnessError (usually WaitError) when it can't
     be; what it returns goes to ``ctx.results``. ``ready`` is one look, without waiting: None when ready,
     else what is missing, for ``status`` and ``--reuse``. ``attach`` gives the result in another process, from
-    files below ``ctx.state_dir``. ``remove`` takes away what the layer made outside the cluster. ``kinds``
-    and ``namespaces`` are what evidence is collected from.
+    files below ``ctx.state_dir``. ``remove`` takes away what the layer made outside the cluster; ``abandon``
+    does so for a run that was killed, given only its state directory. ``kinds`` and ``namespaces`` are what
+    evidence is collected from.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Layer:
     ready: Callable[[StackContext], str | None] = lambda ctx: None
     attach: Callable[[StackContext], object] = lambda ctx: None
     remove: Callable[[StackContext], None] = lambda ctx: None
+    abandon: Callable[[Path], None] = lambda state_dir: None
     namespaces: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
