@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.stack import Layer, cert_manager, images, olm, operator
+from harness.stack import (
+    Layer,
+    cert_manager,
+    default_runner,
+    gitlab,
+    images,
+    olm,
+    operator,
+    registry,
+)
 
 LAYERS: Mapping[str, Layer] = {
     layer.name: layer
@@ -13,6 +22,11 @@ LAYERS: Mapping[str, Layer] = {
         cert_manager.LAYER,
         olm.CONTROLLERS_LAYER,
         olm.LAYER,
+        gitlab.LAYER,
+        registry.LAYER,
         operator.LAYER,
+        gitlab.LAYER,
+        registry.LAYER,
+        default_runner.LAYER,
     )
 }
