@@ -97,7 +97,7 @@ def plain_log(text: str) -> list[str]:
     text = re.sub(r"refs/pipelines/\d+", "refs/pipelines/N", text)
     text = re.sub(r"eval: line \d+", "eval: line N", text)
     skip = re.compile(
-        r"Waiting for pod |\tContainers|tick \d+$|total \d|[d-][rwx-]{9} |uid=|"
+        r"Waiting for pod |\tContainers|(tick|line) \d+|total \d|[d-][rwx-]{9} |uid=|"
         r"\d+\.\d+\.\d+\.\d+\trunner|CI_CONCURRENT_ID="
     )
     return [line for line in text.split("\n") if not skip.match(line)]

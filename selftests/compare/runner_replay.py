@@ -68,6 +68,9 @@ class Replay:
             if record["method"] not in ("PATCH", "PUT"):
                 key = record["method"], _bare(record["path"])
             self._queues.setdefault(key, []).append(record)
+        self._accepted: dict[str, int] = {}
+        kept = [r for r in self.records if r["method"] == "PATCH" and r["answer"]["status"] == 202]
+        self._whole = kept[-1]["answer"].get("headers", {}).get("Range") if kept else None
         self.started = time.monotonic()
         self._lock = threading.Lock()
         replay = self
@@ -105,6 +108,8 @@ class Replay:
             t = time.monotonic() - self.started
             answer = self._next(handler.command, handler.path)
             headers = dict(handler.headers)
+            if answer["status"] == 202 and "Content-Range" in headers:
+                self._accepted[_job(handler.path)] = int(headers["Content-Range"].partition("-")[2]) + 1
             self.requests.append(Request(t, handler.command, handler.path, headers, body, answer))
         data = json.dumps(answer["json"]) if "json" in answer else answer.get("body") or ""
         for old, new in {RECORDED_BASE: self.base, **self.rewrite}.items():
@@ -119,7 +124,7 @@ class Replay:
             handler.wfile.write(data.encode())
 
     def _next(self, method: str, path: str) -> Mapping[str, Any]:
-        """The next recorded answer; log patches may be more or fewer than recorded, updates keep their place."""
+        """The next recorded answer; patches may be more or fewer than recorded, updates keep their place."""
         queue = self._queues.get(
             ("", _job(path)) if method in ("PATCH", "PUT") else (method, _bare(path)), []
         )
@@ -128,6 +133,9 @@ class Replay:
                 queue.pop(0)
         if queue and queue[0]["method"] == method:
             answer: Mapping[str, Any] = queue.pop(0)["answer"]
+            if answer["status"] == 416 and answer.get("headers", {}).get("Range") == self._whole:
+                size = self._accepted.get(_job(path), 0)  # "you have sent it all", in this run's bytes
+                answer = {**answer, "headers": {**answer["headers"], "Range": f"0-{size}"}}
             return answer
         return _ORDINARY.get(method, _ORDINARY["POST"])
 

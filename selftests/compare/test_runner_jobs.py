@@ -327,7 +327,7 @@ def test_kubernetes_calls(name: str, results: Results) -> None:
 
 
 def _changes(calls: Sequence[Sequence[Any]]) -> tuple[list[list[Any]], int]:
-    """Calls without GET (their number is a matter of time), and how many streamed the log (their place is, too)."""
+    """Calls without GET (their number is chance), and how many streamed the log (their place is)."""
     plain = [[part for part in call if not (isinstance(part, dict) or part == [])] for call in calls]
     kept = [call for call in plain if call[0] != "get"]
     logs = [call for call in kept if call[-1] == ["gitlab-runner-helper", "read-logs"]]
