@@ -98,4 +98,9 @@ def _embedded(ctx: StackContext, process: EmbeddedGitLab) -> GitLabTarget:
     )
 
 
-LAYER = Layer(name=NAME, install=install, attach=attach, remove=remove, ready=ready)
+def abandon(state_dir: Path) -> None:
+    """Stop the embedded GitLab of a run that was killed."""
+    EmbeddedGitLab.stop_at(state_dir / "gitlab")
+
+
+LAYER = Layer(name=NAME, install=install, attach=attach, remove=remove, abandon=abandon, ready=ready)
