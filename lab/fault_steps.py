@@ -215,15 +215,15 @@ class Patch:
     label: str = ""
 
     def strike(self, stack: Stack) -> None:
-        names = [self.name] if self.name else self._labelled(stack.kube)
-        if not names:
+        found = [(self.name, self.namespace)] if self.name else self._labelled(stack.kube)
+        if not found:
             raise FaultError(f"no {self.kind} carries {self.label}")
-        for name in names:
-            stack.kube.patch(self.kind, name, self.namespace, self.patch)
+        for name, namespace in found:
+            stack.kube.patch(self.kind, name, namespace, self.patch)
 
-    def _labelled(self, kube: Kube) -> list[str]:
+    def _labelled(self, kube: Kube) -> list[tuple[str, str | None]]:
         found = kube.list(self.kind, self.namespace, label_selector=self.label)
-        return [it["metadata"]["name"] for it in found]
+        return [(it["metadata"]["name"], it["metadata"].get("namespace")) for it in found]
 
 
 @dataclass(frozen=True)

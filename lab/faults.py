@@ -362,9 +362,9 @@ _RUNNER_AND_JOBS = (
     _withheld("registry-image-withheld", "docker.io/library/registry:2", "provision/registry"),
     Fault(
         "job-rights-missing",
-        "the runner's Role does not let it make pods",
+        "the runner's Role allows nothing",
         "pipeline/dind",
-        r"pods is forbidden",
+        r"(secrets|pods) is forbidden",
         Blame.PRODUCT,
         stack=(
             Patch(

@@ -147,25 +147,25 @@ class Api:
     """Objects of one kind, and what was patched."""
 
     objects: list[dict[str, Any]]
-    patched: list[tuple[str, Any]] = field(default_factory=list)
+    patched: list[tuple[str, str | None, Any]] = field(default_factory=list)
 
     def list(self, kind: str, namespace: str | None, *, label_selector: str) -> list[dict[str, Any]]:
         return self.objects
 
     def patch(self, kind: str, name: str, namespace: str | None, patch: Any) -> None:
-        self.patched.append((name, patch))
+        self.patched.append((name, namespace, patch))
 
 
 def test_a_patch_by_label_strikes_every_object_and_says_when_there_is_none() -> None:
-    api = Api([{"metadata": {"name": "mrunner.kb.io-x"}}])
+    api = Api([{"metadata": {"name": "webhook"}}, {"metadata": {"name": "role", "namespace": "demo"}}])
     step = Patch("k", {"a": 1}, label="l=v")
     step.strike(Stack(api, None))  # type: ignore[arg-type]
-    assert api.patched == [("mrunner.kb.io-x", {"a": 1})]
+    assert api.patched == [("webhook", None, {"a": 1}), ("role", "demo", {"a": 1})]
     with pytest.raises(FaultError, match="no k carries l=v"):
         step.strike(Stack(Api([]), None))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda f: f.name)
+@pytest.mark.parametrize("fault", list(FAULTS.values()), ids=lambda f: f.name)
 def test_every_fault_is_whole(fault: Fault) -> None:
     assert fault.what
     assert fault.bundle or fault.profile or fault.stack
