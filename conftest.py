@@ -2,10 +2,14 @@
 
 pytest_plugins = (
     "fixtures.plugin",
-    "fixtures.stack_world",
     "fixtures.stack",
     "fixtures.cluster",
     "fixtures.cert_manager",
     "fixtures.olm",
     "fixtures.operator",
+    "fixtures.gitlab",
+    "fixtures.runner",
+    "fixtures.pipeline",
+    "fixtures.second_cluster",
+    "fixtures.stack_world",
 )

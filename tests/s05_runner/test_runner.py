@@ -1,0 +1,186 @@
+"""Seed, "Creating a GitLab Runner with the operator"."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from fixtures import expect
+from fixtures.gitlab import GitLabTarget
+from fixtures.runner import SeenRunner
+from fixtures.scenes import FILES, SECRET
+from fixtures.stack import Reached
+from fixtures.workloads import ready_column, restarts
+from harness.kube import Kube
+from harness.profile import Profile
+from harness.stack.runner import TOKEN_KEY
+from harness.wait import Watched, wait_for
+
+CONFIG_KEYS = ["check-live", "ci_server_url", "config.toml", "configure", "entrypoint", "register-runner"]
+HELPER = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images/gitlab-runner-helper-ocp"
+GONE_TIMEOUT_S = 90
+"""The pod's preStop unregisters first, and its grace period is 30 s."""
+
+
+def _token(runner: SeenRunner) -> str:
+    secret = expect.there(runner.kube.get("v1/Secret", SECRET, runner.namespace), f"Secret {SECRET}")
+    keys = sorted(secret["data"])
+    assert keys == [TOKEN_KEY], f"Secret {SECRET} has keys {keys}"
+    return base64.b64decode(secret["data"][TOKEN_KEY]).decode()
+
+
+@pytest.mark.outcome("runner/token", needs=["operator/csv-succeeded"])
+def test_the_token(runner: SeenRunner) -> None:
+    """Creating a project runner in GitLab gives a runner authentication token.
+
+    Seed, "Getting the registration token": "New project runner … the token starts with plrt by default"
+    (a slip for glrt-, which is what GitLab documents).
+    """
+    token = _token(runner)
+    well_formed = token.startswith("glrt-") and len(token) >= 14
+    assert well_formed, f"the token starts with {token[:5]!r} and has {len(token)} characters"
+
+
+@pytest.mark.outcome("runner/secret", needs=["runner/token"])
+def test_the_secret(runner: SeenRunner) -> None:
+    """The Secret holds the token under the key that the operator reads, and is Opaque.
+
+    Seed, "Creating the Secret": "secret/jh-gitlab-runner-secret created, runner-registration-token: …".
+    """
+    expect.fields(
+        runner.kube.get("v1/Secret", SECRET, runner.namespace),
+        {"type": "Opaque", f"data.{TOKEN_KEY}": bool},
+        f"Secret {SECRET}",
+    )
+
+
+@pytest.mark.outcome("runner/accepted", needs=["operator/crd", "operator/controller", "runner/secret"])
+def test_the_runner_is_accepted(runner: SeenRunner, gitlab_target: GitLabTarget) -> None:
+    """The Runner resource passed the operator's webhooks and is stored as it was written.
+
+    Seed, "Creating the Runner CRD": "runner.apps.gitlab.com/jh-gitlab-runner created; kubectl get runner".
+    """
+    expect.fields(
+        runner.resource(),
+        {"spec.gitlabUrl": gitlab_target.url, "spec.buildImage": "alpine", "spec.token": SECRET},
+    )
+
+
+@pytest.mark.outcome("runner/pod", needs=["runner/accepted"])
+def test_the_runner_s_pod(runner: SeenRunner) -> None:
+    """The Runner's pod is 1/1 Running, without a restart.
+
+    Seed, "Creating the Runner CRD": "jh-gitlab-runner-runner-6f7c4bf7dc-r9lzh 1/1 Running 0".
+    """
+    pod = runner.pod()
+    assert pod["metadata"]["name"].startswith(f"{runner.name}-runner-"), f"it is {pod['metadata']['name']}"
+    assert ready_column(pod) == "1/1", f"{expect.ref(pod)} is {ready_column(pod)}"
+    assert restarts(pod) == 0, f"{expect.ref(pod)} was restarted {restarts(pod)} time(s)"
+
+
+@pytest.mark.outcome("runner/config-map", needs=["runner/accepted"])
+def test_the_config_map(runner: SeenRunner) -> None:
+    """The Runner's ConfigMap has six keys, and the documented default config.toml.
+
+    Seed, "Running docker in a pod": "jh-gitlab-runner-runner-config DATA 6", and the four lines.
+    """
+    name = f"{runner.name}-runner-config"
+    found = expect.there(runner.kube.get("v1/ConfigMap", name, runner.namespace), f"ConfigMap {name}")
+    keys = sorted(found["data"])
+    assert keys == CONFIG_KEYS, f"ConfigMap {name} has keys {keys}"
+    documented = (FILES / "default-config.toml").read_text().split()
+    assert found["data"]["config.toml"].split() == documented, (
+        f"config.toml is\n{found['data']['config.toml']}"
+    )
+
+
+@pytest.mark.outcome("runner/config-toml", needs=["runner/pod"])
+def test_the_config_toml_in_the_pod(runner: SeenRunner, profile: Profile) -> None:
+    """The config.toml in the pod says what the seed's listing says.
+
+    Seed, "Running docker in a pod": "[runners.kubernetes] host = "", image = "alpine",
+    namespace = "default", helper_image = …gitlab-runner-helper-ocp:v16.0.1, poll_timeout = 180, …".
+    """
+    config = runner.kubernetes_config()
+    documented = {
+        "host": "",
+        "bearer_token_overwrite_allowed": False,
+        "image": "alpine",
+        "namespace": runner.namespace,
+        "namespace_overwrite_allowed": "",
+        "node_selector_overwrite_allowed": "",
+        "helper_image": f"{HELPER}:v{profile.runner}",
+        "poll_timeout": 180,
+        "pod_labels_overwrite_allowed": "",
+        "service_account_overwrite_allowed": "",
+        "pod_annotations_overwrite_allowed": "",
+    }
+    wrong = {key: (value, config.get(key)) for key, value in documented.items() if config.get(key) != value}
+    assert not wrong, "\n".join(f"{k}: expected {want!r}, found {got!r}" for k, (want, got) in wrong.items())
+    assert not config.get("privileged"), "the default Runner is privileged"
+
+
+@pytest.mark.outcome("runner/version", needs=["runner/pod"])
+def test_the_runner_s_version(runner: SeenRunner, reached: Reached) -> None:
+    """The runner in the pod is of the version that the operator ships.
+
+    Seed, "Running docker in a pod": the helper image is gitlab-runner-helper-ocp:v16.0.1.
+    """
+    lines = runner.exec("gitlab-runner", "--version").splitlines()
+    found = [line.split()[-1] for line in lines if line.startswith("Version:")]
+    assert len(found) == 1, f"gitlab-runner --version says {lines}"
+    reached("runner", found[0])
+
+
+@pytest.mark.outcome("runner/online", needs=["runner/pod"])
+def test_the_runner_is_online(runner: SeenRunner, gl: object) -> None:
+    """GitLab shows the runner online, as a runner of this project, with its tag.
+
+    Seed, "Creating the Runner CRD": the project's Runner page shows that its own runner is registered.
+    """
+    found = runner.wait_status("online")
+    assert found.runner_type == "project_type", f"it is a runner of type {found.runner_type}"
+    assert found.tag_list == [runner.tag], f"its tags are {found.tag_list}"
+    projects = [project["path_with_namespace"] for project in found.projects]
+    assert projects == [runner.project], f"it is a runner of {projects}"
+    listed = [one.id for one in runner.gl.projects.get(runner.project_id).runners.list(get_all=True)]
+    assert runner.runner_id in listed, f"the project lists runners {listed}, not {runner.runner_id}"
+
+
+@pytest.mark.outcome("runner/deleted", needs=["runner/pod"])
+def test_a_deleted_runner_leaves_nothing(runner_to_delete: SeenRunner) -> None:
+    """Deleting the Runner removes all that the operator made for it, and GitLab no longer shows it online.
+
+    Seed, "Creating the Runner CRD": everything hangs on this one resource.
+    """
+    runner, kube = runner_to_delete, runner_to_delete.kube
+    runner.pod()
+    runner.wait_status("online")
+    made = _made_for(runner)
+    assert made, "the operator made nothing for this Runner"
+    kube.delete("apps.gitlab.com/v1beta2/Runner", runner.name, runner.namespace)
+    wait_for(
+        lambda: _made_for(runner),
+        ready=lambda left: not left,
+        what=f"everything of Runner {runner.namespace}/{runner.name} is gone",
+        timeout_s=GONE_TIMEOUT_S,
+        kube=kube,
+        watch=[Watched("v1/Pod", runner.namespace), Watched("apps/v1/Deployment", runner.namespace)],
+        describe=lambda left: ", ".join(left),
+    )
+    status = runner.in_gitlab().status
+    assert status != "online", f"GitLab still shows the deleted runner as {status}"
+
+
+def _made_for(runner: SeenRunner) -> list[str]:
+    """Objects in the Runner's namespace that bear its name."""
+    kinds = ("apps/v1/Deployment", "v1/ConfigMap", "v1/Service", "v1/Pod")
+    found = [item for kind in kinds for item in _list(runner.kube, kind, runner.namespace)]
+    return [
+        expect.ref(item) for item in found if item["metadata"]["name"].startswith(f"{runner.name}-runner")
+    ]
+
+
+def _list(kube: Kube, kind: str, namespace: str) -> list[dict[str, object]]:
+    return kube.list(kind, namespace)
