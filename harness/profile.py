@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,12 @@ class Profile:
     runner: str
     image_substitutions: Mapping[str, str]
     daemonless: str
+
+    def as_provided(self, versions: Mapping[str, str]) -> Profile:
+        """The profile to install with: where artifacts provide another operator or Runner than was asked for
+        (a stand-in), its names carry the version that is really there."""
+        operator = replace(self.operator, version=versions.get("operator", self.operator.version))
+        return replace(self, operator=operator, runner=versions.get("runner", self.runner))
 
     @property
     def requested(self) -> dict[str, str]:

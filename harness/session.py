@@ -73,6 +73,7 @@ class Provisioner:
         self._lock = StackLock(self.state_dir)
         self._cluster: Cluster | None = None
         self._made = False
+        self._created = datetime.now(UTC).isoformat(timespec="seconds")
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
         self._cancelled = threading.Event()
 
@@ -116,7 +117,7 @@ class Provisioner:
             name=self.name,
             state_dir=self.state_dir,
             options=self.options,
-            profile=self.profile,
+            profile=self.profile.as_provided(artifacts.versions),
             artifacts=artifacts,
             cluster=self._cluster,
             kube=Kube(kubeconfig, self._cluster.context, scratch=_scratch(self.state_dir)),
@@ -145,7 +146,7 @@ class Provisioner:
             name=self.name,
             run_id=self.run_id,
             pid=os.getpid(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=self._created,
             options=self.options,
             artifacts=_reopen_as(self.artifacts, self.options.artifacts),
             kubeconfig=str(cluster.kubeconfig) if cluster and self.context else "",
@@ -180,13 +181,14 @@ def attach(name_or_dir: str | Path, *, progress: Progress = log_progress) -> Sta
     state = StackState.load(directory)
     profile = load_profile(state.options.profile, state.options.overrides)
     cluster = _attach_cluster(state, directory)
+    artifacts = _reopen(state, profile)
     context = StackContext(
         run_id=state.run_id,
         name=state.name,
         state_dir=directory,
         options=state.options,
-        profile=profile,
-        artifacts=_reopen(state, profile),
+        profile=profile.as_provided(artifacts.versions),
+        artifacts=artifacts,
         cluster=cluster,
         kube=Kube(Path(state.kubeconfig), state.context, scratch=_scratch(directory)),
         progress=progress,
