@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import ssl
 import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -388,3 +390,49 @@ def test_conversion_returns_every_object_in_the_version_asked() -> None:
     response = webhook.convert({"apiVersion": "apiextensions.k8s.io/v1", "request": request})["response"]
     assert response["convertedObjects"] == request["objects"]
     assert response["result"] == {"status": "Success"}
+
+
+def certificate(directory: Path, name: str) -> None:
+    """A self-signed tls.crt and tls.key for localhost."""
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(directory / "tls.key"), "-out", str(directory / "tls.crt")]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+
+
+def trusting(directory: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(directory / "tls.crt"))
+
+
+def test_webhooks_answer_over_tls_and_take_up_a_new_certificate(tmp_path: Path) -> None:
+    certificate(tmp_path, "first")
+    server = webhook.serve_webhooks(0, tmp_path)
+    assert server
+    url = f"https://localhost:{server.server_port}"
+    review = {"apiVersion": "admission.k8s.io/v1", "request": {"uid": "7"}}
+    try:
+        answer = httpx.post(
+            f"{url}{webhook.ADMISSION_PATHS[0]}?timeout=10s", json=review, verify=trusting(tmp_path)
+        )
+        assert answer.json()["response"] == {"uid": "7", "allowed": True}
+        assert httpx.post(f"{url}/other", json=review, verify=trusting(tmp_path)).status_code == 404
+        assert httpx.post(f"{url}/convert", content=b"x", verify=trusting(tmp_path)).status_code == 400
+        certificate(tmp_path, "second")
+        path = webhook.ADMISSION_PATHS[1]
+        assert httpx.post(f"{url}{path}", json=review, verify=trusting(tmp_path)).status_code == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_without_a_certificate_there_are_no_webhooks(tmp_path: Path) -> None:
+    assert webhook.serve_webhooks(0, tmp_path) is None

@@ -61,30 +61,38 @@ class _TlsServer(ThreadingHTTPServer):
     """Shakes hands in the connection's own thread, so that a silent client holds nobody up."""
 
     daemon_threads = True
-    context: ssl.SSLContext
+
+    def __init__(self, port: int, certificates: Path) -> None:
+        super().__init__(("", port), _Webhooks)
+        self._certificate, self._key = certificates / "tls.crt", certificates / "tls.key"
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._loaded = 0
+        self._load()
+
+    def _load(self) -> None:
+        """The kubelet renews the mounted files when OLM has made a new certificate."""
+        changed = self._certificate.stat().st_mtime_ns
+        if changed != self._loaded:
+            self._context.load_cert_chain(self._certificate, self._key)
+            self._loaded = changed
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         request.settimeout(10)
         try:
-            with self.context.wrap_socket(request, server_side=True) as tls:
+            self._load()
+            with self._context.wrap_socket(request, server_side=True) as tls:
                 self.RequestHandlerClass(tls, client_address, self)
         except OSError:
             pass  # a client that gave up or doesn't trust us; it knows why
 
-    def shutdown_request(self, request: Any) -> None:
-        self.close_request(request)
 
-
-def serve_webhooks(port: int = 9443) -> bool:
-    """Serve on ``port`` with the mounted certificate. False, and no server, where none is mounted."""
-    certificate, key = CERTIFICATES / "tls.crt", CERTIFICATES / "tls.key"
-    if not (certificate.is_file() and key.is_file()):
-        return False
-    server = _TlsServer(("", port), _Webhooks)
-    server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.context.load_cert_chain(certificate, key)
+def serve_webhooks(port: int = 9443, certificates: Path = CERTIFICATES) -> ThreadingHTTPServer | None:
+    """Serve on ``port`` with the mounted certificate; None, and no server, where none is mounted."""
+    if not (certificates / "tls.crt").is_file():
+        return None
+    server = _TlsServer(port, certificates)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return True
+    return server
 
 
 def serve_metrics(address: str, render: Callable[[], str]) -> None:
