@@ -17,9 +17,10 @@ from harness.artifacts.bundle import REAL, STAND_IN, Bundle, BundleFile, BundleI
 from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, ImageRef, Storage, sha256_file
 from lab import debian
 from lab.definitions import ImageSpec
-from lab.errors import LabError
+from lab.errors import MORE_SPACE, NO_SPACE, LabError
 from lab.images import CREATED, file_source
-from lab.recipe import GO, NODE_ENGINE, Recipe
+from lab.node import NODE_ENGINE
+from lab.recipe import GO, Recipe
 from lab.standins.k3s import pack as k3s_pack
 from lab.steps import Step, StepRunner
 
@@ -39,7 +40,7 @@ def assemble(recipe: Recipe, runner: StepRunner, out: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise LabError(
-                f"no space left on the disk while writing {out}", "free some; the old one is as it was"
+                f"{NO_SPACE} while writing {out}", f"{MORE_SPACE}; the old one is as it was"
             ) from None
         raise
     finally:

@@ -10,18 +10,16 @@ import json
 import shutil
 from pathlib import Path
 
-from lab.gobuild import ENVIRONMENT
+from lab.gobuild import ENVIRONMENT, find_go
 from lab.steps import Step, Work
 
 
-def manifest_step(
-    version: str, module: Path, import_path: str, *, kubernetes: str, go: Path, helm: Step
-) -> Step:
+def manifest_step(version: str, module: Path, import_path: str, *, kubernetes: str, helm: Step) -> Step:
     """A step that makes `cert-manager.yaml` of that version; `module` has the go.mod that requires it."""
     return Step(
         f"cert-manager manifest {version}",
         _render,
-        params={"version": version, "import": import_path, "kubernetes": kubernetes, "go": str(go)},
+        params={"version": version, "import": import_path, "kubernetes": kubernetes},
         sources=[module],
         needs=[helm],
     )
@@ -30,7 +28,7 @@ def manifest_step(
 def _render(work: Work) -> None:
     version, import_path = work.step.params["version"], work.step.params["import"]
     said = work.run(
-        [work.step.params["go"], "list", "-m", "-json", import_path],
+        [find_go(), "list", "-m", "-json", import_path],
         cwd=work.step.sources[0],
         env=ENVIRONMENT,
     )

@@ -17,7 +17,8 @@ from lab.debian import APT_STATE
 from lab.errors import LabError
 from lab.gobuild import find_go
 
-NEEDED_GIB = 14  # Go modules 3, Go's build cache 5, cached steps 3, a bundle 2; measured, rounded up
+FIRST_GIB = 14  # Go modules 3, Go's build cache 5, cached steps 3, a bundle 2; measured, rounded up
+AGAIN_GIB = 4  # with a filled cache: a new bundle beside the old, and the results of what changed
 GIB = 1 << 30
 
 
@@ -38,6 +39,7 @@ class Need:
 def needs(cache: Path, out: Path | None = None) -> list[Need]:
     """Every need, met or not, in the order in which a person would mend them."""
     places = [cache, *([out] if out else [])]
+    wanted = AGAIN_GIB if (cache / "steps").is_dir() else FIRST_GIB
     return [
         _need("Linux on x86-64", _platform_missing, "run it on a Linux x86-64 machine"),
         _need("root", _root_missing, "sudo python -m lab …"),
@@ -46,7 +48,7 @@ def needs(cache: Path, out: Path | None = None) -> list[Need]:
         _need("git", lambda: _program_missing("git"), "apt-get install git"),
         _need("Go", _go_missing, "pip install -e '.[lab]'"),
         _need("pip or uv", _installer_missing, f"{sys.executable} -m ensurepip"),
-        *(Need(f"disk at {p}", _disk_missing(p), "free some, or set XDG_CACHE_HOME") for p in places),
+        *(Need(f"disk at {p}", _disk_missing(p, wanted), "free some, or set XDG_CACHE_HOME") for p in places),
     ]
 
 
@@ -112,8 +114,8 @@ def _installer_missing() -> str:
     return "" if done.returncode == 0 else "neither is found"
 
 
-def _disk_missing(place: Path) -> str:
+def _disk_missing(place: Path, wanted_gib: int) -> str:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / GIB
-    return "" if free >= NEEDED_GIB else f"{free:.1f} GiB free, a first build takes {NEEDED_GIB}"
+    return "" if free >= wanted_gib else f"{free:.1f} GiB free, a build takes {wanted_gib}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 LAST_LINES = 15
 
-NO_SPACE = "No space left on device"
+NO_SPACE = "no space left on the disk"
+MORE_SPACE = "free some (`python -m lab doctor` says how much a build takes)"
 NO_NETWORK = re.compile(
     r"no such host|temporary failure (in name resolution|resolving)|could not resolve|i/o timeout"
     r"|connection (refused|timed out)|network is unreachable|failed to (fetch|establish a new connection)"
@@ -33,8 +34,8 @@ class CommandFailed(LabError):
     """A program of a step failed; its last lines, where all of them are, and the likely reason."""
 
     def __init__(self, step: str, program: str, code: int, output: str, log: Path) -> None:
-        if NO_SPACE in output:
-            message, hint = f"{step}: no space left on the disk", "free some (see `python -m lab doctor`)"
+        if "no space left on device" in output.lower():
+            message, hint = f"{step}: {NO_SPACE}", MORE_SPACE
         elif NO_NETWORK.search(output):
             message = f"{step}: a package registry cannot be reached"
             hint = (

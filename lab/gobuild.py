@@ -62,20 +62,19 @@ def go_step(
     return Step(
         f"go {name}",
         _build,
-        params={
-            "packages": dict(packages), "stamps": dict(stamps), "go": str(go), "version": full_go_version(go),
-            "module": str(module), "extra": [str(s) for s in sources],
-        },
+        # no paths: another checkout, or Go in another place, makes the same programs
+        params={"packages": dict(packages), "stamps": dict(stamps), "go": full_go_version(go)},
         sources=[module, *sources],
-    )  # fmt: skip
+    )
 
 
 def _build(work: Work) -> None:
     params = work.step.params
     # built in a copy: main.go is shared between versions, and the work tree is not to be written to
     place = work.scratch("module")
-    shutil.copytree(params["module"], place, dirs_exist_ok=True)
-    for extra in params["extra"]:
+    module, *extras = work.step.sources
+    shutil.copytree(module, place, dirs_exist_ok=True)
+    for extra in extras:
         shutil.copy(extra, place)
     if not (place / "go.mod").exists():
         (place / "go.mod").write_text(f"module lab/{place.name}\n\ngo {GO_MINIMUM[0]}.{GO_MINIMUM[1]}\n")
@@ -89,7 +88,7 @@ def _build(work: Work) -> None:
     for result, package in params["packages"].items():
         work.run(
             [
-                params["go"],
+                find_go(),
                 "build",
                 "-trimpath",
                 "-ldflags",

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 def render_step(name: str, script: Path) -> Step:
     """A step that runs a stand-in's generator; its result is what that wrote."""
-    return Step(f"render {name}", _render, params={"script": str(script)}, sources=[script.parent])
+    return Step(f"render {name}", _render, params={"script": script.name}, sources=[script.parent])
 
 
 def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[str, Step], go: Path) -> Step:
@@ -76,7 +76,7 @@ def _origin(folder: Path, source: str, named: Mapping[str, Step]) -> tuple[Step 
 
 
 def _render(work: Work) -> None:
-    work.run([sys.executable, work.step.params["script"], work.out])
+    work.run([sys.executable, work.step.sources[0] / work.step.params["script"], work.out])
 
 
 def _build(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,20 +13,12 @@ from lab.errors import LabError
 from lab.gobuild import find_go, full_go_version, go_step
 from lab.images import image_step, render_step
 from lab.layers import layer_steps
+from lab.node import NODE_ENGINE, docker_engine_step, k3s_step
 from lab.standins.k3s import pack as k3s_pack
-from lab.steps import Step, StepRunner, Work
-from lab.tars import write_tar
+from lab.steps import Step, StepRunner
 
 GO = Path(__file__).parent / "go"
-K3S = Path(__file__).parent / "standins" / "k3s"
 COREDNS = "v1.15.0"
-NODE_ENGINE = (  # what dockerd needs on a node besides its C library
-    "docker.io", "containerd", "runc", "tini", "iptables", "libdevmapper1.02.1", "dmsetup", "libseccomp2",
-    "libsystemd0", "libudev1", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11", "libmnl0",
-    "libnfnetlink0",
-    "libnetfilter-conntrack3", "libcap2", "libgcrypt20", "libgpg-error0", "liblz4-1", "libzstd1", "liblzma5",
-    "libselinux1", "libpcre2-8-0",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,7 +116,7 @@ def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False
         layers,
         debs,
         named,
-        _k3s_step(versions, go, debs["k3s"], kubernetes),
+        k3s_step(versions.k3s, go=go, debs=debs["k3s"], kubernetes=kubernetes),
     )
     for spec in definitions.images:
         try:
@@ -178,10 +168,9 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict
             module,
             versions.cert_manager_module,
             kubernetes=versions.kubernetes,
-            go=go,
             helm=helm,
         ),
-        "step:docker-engine": Step("docker engine", _docker_engine, needs=[debs["docker-engine"]]),
+        "step:docker-engine": docker_engine_step(debs["docker-engine"]),
     }
 
 
@@ -202,42 +191,3 @@ def _variables(versions: Versions, layers: Mapping[str, Step], runner: StepRunne
         step = next(need for need in layers[layer].needs if need.name.startswith("debian packages"))
         variables[layer] = debian.versions(debian.read_packages(runner.run(step).path))[package]
     return variables
-
-
-def _docker_engine(work: Work) -> None:
-    root = work.scratch("root")
-    closure = work.path(work.step.needs[0])
-    debian.unpack(work, closure, root, only=NODE_ENGINE)
-    for name in ("iptables", "ip6tables", "iptables-save", "iptables-restore"):
-        (root / "usr/sbin" / name).symlink_to("xtables-nft-multi")
-    write_tar(work.out / "docker.tar", [(root, "/")], skip=lambda name: name in debian.MERGED)
-
-
-def _k3s_step(versions: Versions, go: Path, debs: Step, kubernetes: Step) -> Step:
-    certs = go_step("k3s certs", K3S / "certs", {"k3s-certs": "."}, go=go)
-    return Step(
-        f"k3s {versions.k3s}",
-        _pack_k3s,
-        params={"version": versions.k3s, "go": full_go_version(go)},
-        sources=[K3S],
-        needs=[debs, kubernetes, certs],
-    )
-
-
-def _pack_k3s(work: Work) -> None:
-    import yaml  # its pure-Python files go into the launcher
-
-    debs, kubernetes, certs = (work.path(need) for need in work.step.needs)
-    root = work.scratch("root")
-    debian.unpack(work, debs, root, only=k3s_pack.DEBIAN_PACKAGES)
-    revision = hashlib.sha256(json.dumps([work.digest(need) for need in work.step.needs]).encode())
-    k3s_pack.pack(
-        work.out / "k3s",
-        debian_root=root,
-        kubernetes=kubernetes / "kubernetes",
-        certs=certs / "k3s-certs",
-        yaml_package=Path(yaml.__file__).parent,
-        version=work.step.params["version"],
-        commit=revision.hexdigest()[:8],
-        go_version=work.step.params["go"],
-    )

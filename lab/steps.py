@@ -6,6 +6,7 @@ An interrupted build leaves only temporary directories; the next one removes the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.errors import CommandFailed
+from lab.errors import MORE_SPACE, NO_SPACE, CommandFailed, LabError
 from lab.progress import Progress
 
 KEPT_RESULTS = 3  # results of older inputs kept per step: enough to go back and forth between two branches
@@ -150,9 +151,15 @@ class StepRunner:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
         begun = time.monotonic()
-        with self._progress.step(step.name):
-            step.build(Work(step, temporary / "out", self._results, log, self.cache))
-            digest = tree_digest(temporary / "out")
+        try:
+            with self._progress.step(step.name):
+                step.build(Work(step, temporary / "out", self._results, log, self.cache))
+                digest = tree_digest(temporary / "out")
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise LabError(f"{step.name}: {NO_SPACE}", MORE_SPACE) from None
+            raise
         seconds = time.monotonic() - begun
         (temporary / "step.json").write_text(json.dumps({"digest": digest, "seconds": round(seconds, 2)}))
         for leftover in temporary.glob("out.*"):

@@ -178,7 +178,7 @@ def poor_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(doctor, "APT_STATE", tmp_path / "lists")
-    monkeypatch.setattr(doctor, "NEEDED_GIB", 1 << 40)
+    monkeypatch.setattr(doctor, "FIRST_GIB", 1 << 40)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from lab.build import _only_build
-from lab.errors import CommandFailed
+from lab.errors import CommandFailed, LabError
 from lab.progress import Progress
 from lab.steps import KEPT_RESULTS, Step, StepRunner, Work, remove_unfinished, tree_digest
 
@@ -116,10 +119,34 @@ def test_interrupted_step_leaves_no_result(bench: Bench) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         bench.runner().run(Step("a", interrupted))
-    assert list(bench.cache.glob("steps/a/[!.]*")) == []
+    assert list((bench.cache / "steps/a").iterdir()) == []
     assert "✗" in bench.output.getvalue()
+
+
+def test_killed_step_is_removed_by_the_next_build(bench: Bench) -> None:
+    def killed(work: Work) -> None:
+        (work.out / "half").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: bench.runner().run(Step("a", killed))
+    )
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    assert [p.suffix for p in (bench.cache / "steps/a").iterdir()] == [".making"]
     remove_unfinished(bench.cache)
-    assert list(bench.cache.glob("steps/a/.*")) == []
+    assert list((bench.cache / "steps/a").iterdir()) == []
+
+
+def test_full_disk_in_a_step_is_said_in_words(bench: Bench) -> None:
+    def full(work: Work) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(LabError, match="a: no space left on the disk") as caught:
+        bench.runner().run(Step("a", full))
+    assert "lab doctor" in caught.value.hint
+    assert list(bench.cache.glob("steps/a/.*")) == [], "the unfinished result takes no space"
 
 
 def test_build_goes_on_where_it_stopped(bench: Bench) -> None:
