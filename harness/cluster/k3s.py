@@ -62,7 +62,7 @@ class K3sCluster:
         cluster._options, cluster._keeper = None, None
         cluster.state_dir, cluster._name = state_dir.absolute(), record.name
         cluster._record, cluster._version = record, record.version
-        if not record.alive:
+        if record.ended or not record.alive:
             raise EnvironmentProblem(
                 f"the cluster {record.name} no longer runs" + (f": {record.ended}" if record.ended else ""),
                 "remove what it left with runner-conformance reap, and start it again",
@@ -173,7 +173,7 @@ class K3sCluster:
                 stderr=output,
                 start_new_session=True,  # Ctrl-C at the terminal must reach the harness alone, which then stops this
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={**os.environ, "PYTHONPATH": _import_path()},
             )
         assert self._keeper.stdout
         message = _read_message(self._keeper.stdout)
@@ -212,10 +212,14 @@ class K3sCluster:
                     break
             self._give_up_if_ended()
             time.sleep(_POLL_S)
+
+        def read() -> Object | None:
+            self._give_up_if_ended()
+            return kube.get("v1/Node", self._name)
+
         wait_for(
-            lambda: kube.get("v1/Node", self._name),
+            read,
             ready=_node_is_ready,
-            hopeless=lambda _: self._ended(),
             what=f"node {self._name} Ready",
             timeout_s=_NODE_TIMEOUT_S,
             kube=kube,
@@ -365,6 +369,12 @@ def _end_keeper(record: Record, child: subprocess.Popen[bytes] | None) -> None:
 def cgroup_processes(record: Record) -> set[int]:
     """Processes that are still in the node's cgroups: all of them are the node's."""
     return {pid for it in cgroups.hierarchies() for pid in cgroups.processes(it.path / record.cgroup)}
+
+
+def _import_path() -> str:
+    """PYTHONPATH with which another Python finds this package, wherever it is run from."""
+    given = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), given]))
 
 
 def _read_message(stream: IO[bytes]) -> dict[str, Any]:

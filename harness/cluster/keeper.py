@@ -25,7 +25,7 @@ from harness.cluster import cgroups, dns, links, linux, nat, node
 from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem, HarnessError
 
-_KILL_TIMEOUT_S = 10
+_KILL_TIMEOUT_S = 20.0
 
 
 class _Stop(Exception):
@@ -92,6 +92,7 @@ class Keeper:
             self._registry.start()
         os.write(go, b"g")
         record.node = int(self._expect("started")["pid"])
+        record.node_ticks = linux.start_ticks(record.node)
         record.save(self._state_dir)
         self._tell({"event": "started"})
 
@@ -188,6 +189,8 @@ class Keeper:
 def remove_outside(record: Record) -> list[str]:
     """Remove link, rules and cgroups of a node whose processes are dead; returns what could not be removed."""
     left: list[str] = []
+    if not linux.await_gone(record.node, record.node_ticks, _KILL_TIMEOUT_S):
+        left.append(f"process {record.node}, the first of the node {record.name}")
     for what, action in (
         (f"firewall rules of {record.link}", lambda: nat.close(record.link)),
         (f"link {record.link}", lambda: links.remove(record.link)),

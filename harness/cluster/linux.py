@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
@@ -82,3 +83,16 @@ def start_ticks(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else int(fields[19])
+
+
+def await_gone(pid: int, ticks: int | None, timeout_s: float) -> bool:
+    """Wait until a process, known by id and start, is gone; whether it is.
+
+    The first process of a PID namespace goes after all others in it.
+    """
+    deadline = time.monotonic() + timeout_s
+    while ticks is not None and start_ticks(pid) == ticks:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

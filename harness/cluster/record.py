@@ -36,6 +36,7 @@ class Record:
     keeper: int = 0
     keeper_ticks: int | None = None
     node: int = 0
+    node_ticks: int | None = None
     forwarding_was_off: bool = False
     ended: str = ""
     format: int = _FORMAT
