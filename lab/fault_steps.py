@@ -15,6 +15,7 @@ from harness.artifacts.bundle import Bundle
 from harness.artifacts.storage import ImageRef, Storage, sha256_file
 from harness.cluster import K3sCluster
 from harness.kube import Kube
+from harness.wait import wait_for
 
 Object = dict[str, Any]
 
@@ -206,18 +207,27 @@ class Delete:
 
 @dataclass(frozen=True)
 class Patch:
-    """An object is changed, or every object that carries the label: a merge patch or a JSON patch."""
+    """An object is changed, or every object that carries the label: a merge patch or a JSON patch.
+
+    `within_s`: how long to wait for the first that carries it.
+    """
 
     kind: str
     patch: Object | Sequence[Object]
     name: str = ""
     namespace: str | None = None
     label: str = ""
+    within_s: float = 0.0
 
     def strike(self, stack: Stack) -> None:
-        found = [(self.name, self.namespace)] if self.name else self._labelled(stack.kube)
-        if not found:
-            raise FaultError(f"no {self.kind} carries {self.label}")
+        found = [(self.name, self.namespace)]
+        if self.label:
+            found = wait_for(
+                lambda: self._labelled(stack.kube),
+                ready=bool,
+                what=f"a {self.kind} that carries {self.label}",
+                timeout_s=self.within_s,
+            )
         for name, namespace in found:
             stack.kube.patch(self.kind, name, namespace, self.patch)
 

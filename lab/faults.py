@@ -190,14 +190,14 @@ _CLUSTER = (
         "layer-corrupt",
         "a layer of cert-manager's controller has another digest than its manifest says",
         "cert-manager/deployments",
-        r"cert-manager-controller",
+        NOT_PULLED,
         bundle=(Corrupt("quay.io/jetstack/cert-manager-controller:v1.7.1"),),
     ),
     Fault(
         "registry-down",
         "the registry that the node pulls from has ended",
         "cert-manager/deployments",
-        r"connection refused",
+        rf"connection refused|{NOT_PULLED}",
         stack=(StopRegistry(),),
         after="cluster",
     ),
@@ -235,7 +235,7 @@ _OLM = (
         "catalog-renamed",
         "the CatalogSource has another name than Subscriptions ask for",
         "olm/catalog",
-        r"operatorhubio-catalog",
+        r"CatalogSource",
         Blame.PRODUCT,
         bundle=(Edit("files/olm.yaml", "name: operatorhubio-catalog", "name: another-catalog"),),
     ),
@@ -335,7 +335,7 @@ _RUNNER_AND_JOBS = (
     Fault(
         "operator-webhook-untrusted",
         "the API server has another CA than the operator's webhook",
-        "runner/accepted",
+        "provision/runner-seed",
         r"x509|certificate",
         Blame.PRODUCT,
         stack=(
@@ -347,23 +347,28 @@ _RUNNER_AND_JOBS = (
         ),
         after="operator",
     ),
-    _withheld("runner-image-withheld", f"{RUNNER}/gitlab-runner-ocp:v16.0.1", "runner/pod-ready"),
+    _withheld("runner-image-withheld", f"{RUNNER}/gitlab-runner-ocp:v16.0.1", "runner/pod"),
     _withheld(
-        "helper-image-withheld", f"{RUNNER}/gitlab-runner-helper-ocp:v16.0.1", "pipeline/dind", r"helper"
+        "helper-image-withheld",
+        f"{RUNNER}/gitlab-runner-helper-ocp:v16.0.1",
+        "pipeline/dind/succeeds",
+        r"helper",
     ),
     _withheld(
         "dind-image-withheld",
         "docker.io/library/docker:20.10.7-dind",
-        "pipeline/dind",
+        "pipeline/dind/succeeds",
         r"docker:20\.10\.7-dind",
     ),
-    _withheld("docker-image-withheld", "docker.io/library/docker:latest", "pipeline/dind", r"docker:latest"),
-    _withheld("buildah-withheld", "quay.io/buildah/stable:latest", "daemonless/push", r"buildah"),
+    _withheld(
+        "docker-image-withheld", "docker.io/library/docker:latest", "pipeline/dind/succeeds", r"docker:latest"
+    ),
+    _withheld("buildah-withheld", "quay.io/buildah/stable:latest", "daemonless/build/succeeds", r"buildah"),
     _withheld("registry-image-withheld", "docker.io/library/registry:2", "provision/registry"),
     Fault(
         "job-rights-missing",
         "the runner's Role allows nothing",
-        "pipeline/dind",
+        "pipeline/dind/succeeds",
         r"(secrets|pods) is forbidden",
         Blame.PRODUCT,
         stack=(
@@ -371,17 +376,18 @@ _RUNNER_AND_JOBS = (
                 "rbac.authorization.k8s.io/v1/Role",
                 [{"op": "replace", "path": "/rules", "value": []}],
                 label="app.kubernetes.io/managed-by=gitlab-runner-operator",
+                within_s=20,
             ),
         ),
-        after="runner",
+        after="runner-dind",
     ),
     Fault(
         "docker-stopped",
         "the Docker engine on the node has ended, its socket is left",
-        "docker-sock/seed-job",
+        "docker-sock/build/succeeds",
         r"Cannot connect to the Docker daemon",
         stack=(OnNode("kill -9 $(cat /run/docker.pid)"),),
-        after="docker",
+        after="cluster",
     ),
 )
 
