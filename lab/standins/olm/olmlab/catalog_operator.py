@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from olmlab.catalogs import CatalogController
-from olmlab.csv import is_copied
+from olmlab.csvspec import is_copied
+from olmlab.informer import Informer
 from olmlab.kube import (
     CATALOG,
     CSV,
@@ -14,7 +15,6 @@ from olmlab.kube import (
     JOB,
     POD,
     SUBSCRIPTION,
-    Informer,
     Kube,
     Obj,
     condition,

@@ -8,16 +8,15 @@ from collections.abc import Callable
 import grpc
 
 from olmlab.hashing import short_hash
+from olmlab.informer import Informer, Queue
 from olmlab.kube import (
     CATALOG,
     MANAGED,
     POD,
     SERVICE,
     SERVICE_ACCOUNT,
-    Informer,
     Kube,
     Obj,
-    Queue,
     key_of,
     labels_of,
     name_of,

@@ -12,33 +12,25 @@ import re
 from datetime import UTC, datetime
 
 from olmlab import requirements
-from olmlab.install import (
-    BadDeployment,
-    Installer,
-    NotInstalled,
+from olmlab.companions import Companions
+from olmlab.csvspec import (
+    COPIED,
+    GROUP_REASONS,
+    UNCOPIED_REASONS,
+    is_copied,
     owned,
-    owner_labels,
-    selector,
-    strategy_of,
+    provided_apis,
+    unsupported_mode,
 )
+from olmlab.informer import Informer, Queue
+from olmlab.install import BadDeployment, Installer, NotInstalled
 from olmlab.kube import (
     API_SERVICE,
-    CLUSTER_ROLE,
-    CLUSTER_ROLE_BINDING,
     CONDITION,
-    CRD,
     GROUP,
-    MANAGED,
-    MUTATING,
-    RBAC,
-    ROLE,
-    ROLE_BINDING,
-    VALIDATING,
     ApiError,
-    Informer,
     Kube,
     Obj,
-    Queue,
     annotations_of,
     condition,
     key_of,
@@ -46,51 +38,17 @@ from olmlab.kube import (
     name_of,
     namespace_of,
     now,
-    owner_ref,
 )
 
-COPIED = "olm.copiedFrom"
 # What an observer of the real one sees between two steps; also lets the Deployment controller have its say first.
 STEP_S = 0.2
 MAX_CONDITIONS = 20
-GROUP_REASONS = ("NoTargetNamespaces", "NoOperatorGroup", "TooManyOperatorGroups", "UnsupportedOperatorGroup")
-UNCOPIED_REASONS = (*GROUP_REASONS, "Copied", "InvalidInstallModes", "InterOperatorGroupOwnerConflict")
 
 
 def install_timeout_s() -> float:
     """How long a CSV may stay Installing: 5 minutes; $OLM_INSTALL_TIMEOUT ("20s", "2m") shortens a rehearsal."""
     found = re.fullmatch(r"(\d+)(s|m)", os.environ.get("OLM_INSTALL_TIMEOUT", "5m"))
     return int(found[1]) * (60 if found[2] == "m" else 1) if found else 300
-
-
-def is_copied(csv: Obj) -> bool:
-    return COPIED in labels_of(csv)
-
-
-def provided_apis(csv: Obj) -> set[str]:
-    """The provided APIs as Kind.version.group."""
-    crds = {
-        f"{d['kind']}.{d['version']}.{d['name'].split('.', 1)[1]}"
-        for d in owned(csv, "customresourcedefinitions")
-    }
-    return crds | {f"{d['kind']}.{d['version']}.{d['group']}" for d in owned(csv, "apiservicedefinitions")}
-
-
-def unsupported_mode(csv: Obj, targets: list[str]) -> str | None:
-    """Why the CSV's install modes don't allow these target namespaces."""
-    modes = {m["type"]: m["supported"] for m in csv["spec"].get("installModes") or ()}
-    if targets == [""]:
-        needed = [("AllNamespaces", "all namespaces")]
-    elif len(targets) > 1:
-        needed = [("MultiNamespace", f"{len(targets)} namespaces")]
-    else:
-        needed = [("SingleNamespace", "one namespace")] if namespace_of(csv) not in targets else []
-    if namespace_of(csv) in targets:
-        needed.append(("OwnNamespace", "own namespace"))
-    for mode, what in needed:
-        if not modes.get(mode):
-            return f"{mode} InstallModeType not supported, cannot configure to watch {what}"
-    return None
 
 
 def seconds_since(stamp: str | None) -> float:
@@ -102,21 +60,22 @@ def seconds_since(stamp: str | None) -> float:
 class CsvController:
     """Moves every CSV that isn't a copy along its phases."""
 
-    def __init__(self, kube: Kube, csvs: Informer, groups: Informer, subscriptions: Informer) -> None:
+    def __init__(
+        self, kube: Kube, csvs: Informer, groups: Informer, subscriptions: Informer, companions: Companions
+    ) -> None:
         self.kube, self.csvs, self.groups, self.subscriptions = kube, csvs, groups, subscriptions
+        self.companions = companions
         self.queue = Queue(self.sync, retry_s=STEP_S)
-        self.copies = Queue(self.copy_to_namespaces)
         self.waits: dict[
             tuple[str, str], int
         ] = {}  # how often requirements weren't met, for the retry's delay
         self.deleted: dict[tuple[str, str], Obj] = {}  # CSVs whose conversion webhooks are still to be undone
-        self.namespaces: Informer | None = None
         self.timeout_s = install_timeout_s()
 
     def changed(self, type_: str, old: Obj | None, csv: Obj) -> None:
         """A CSV event: sync it, and those it replaces or that replace it."""
         if is_copied(csv):
-            self.copies.add((labels_of(csv)[COPIED], name_of(csv)), 0.5)
+            self.companions.copies.add((labels_of(csv)[COPIED], name_of(csv)), 0.5)
             return
         if type_ == "DELETED" and not self.replaced_by(csv):
             self.deleted[key_of(csv)] = csv
@@ -143,23 +102,23 @@ class CsvController:
         cached = self.csvs.get(*key)
         if cached is None:
             self.waits.pop(key, None)
-            await self.clean_up(*key)
+            await self.companions.clean_up(*key)
             if gone := self.deleted.pop(key, None):
-                await self.undo_conversion(gone)
+                await self.companions.undo_conversion(gone)
             return
         if is_copied(cached):
             return
         if not cached.get("status", {}).get("phase"):
-            await self.ensure_condition_object(cached)
+            await self.companions.ensure_condition_object(cached)
         csv = copy.deepcopy(cached)
         await self.step(csv)
         if csv.get("status") != cached.get("status"):
             await self.kube.update(csv, "status")
-        group = self.group_of(csv)
+        group = self.companions.group_of(csv)
         if group and (group.get("status") or {}).get("namespaces") == [""]:
-            await self.lift_rights(csv)
+            await self.companions.lift_rights(csv)
         if csv.get("status", {}).get("reason") not in UNCOPIED_REASONS:
-            self.copies.add(key, 0.5)
+            self.companions.copies.add(key, 0.5)
 
     async def set_phase(
         self, csv: Obj, phase: str, reason: str, message: str, *, always: bool = True
@@ -185,10 +144,6 @@ class CsvController:
         await self.kube.event(csv, reason, message, warning=phase == "Failed")
 
     # -- OperatorGroup ------------------------------------------------------------------------------------------
-
-    def group_of(self, csv: Obj) -> Obj | None:
-        groups = self.groups.list(namespace_of(csv))
-        return groups[0] if len(groups) == 1 else None
 
     async def join_group(self, csv: Obj) -> Obj | None:
         """The CSV's OperatorGroup, once the CSV carries its annotations; None when this sync ends here."""
@@ -343,7 +298,7 @@ class CsvController:
             csv["status"]["requirementStatus"] = statuses
             await self.set_phase(csv, "Failed", "RequirementsNotMet", "requirements no longer met")
         elif await self.check_install(csv, "Failed", "ComponentUnhealthy"):
-            await self.roles_for_apis(csv)
+            await self.companions.roles_for_apis(csv)
 
     async def _failed(self, csv: Obj) -> None:
         reason = csv["status"].get("reason")
@@ -409,159 +364,3 @@ class CsvController:
                 self.queue.add(key_of(csv), 1)
                 return False
         return True
-
-    # -- what comes with a CSV ----------------------------------------------------------------------------------
-
-    async def ensure_condition_object(self, csv: Obj) -> None:
-        """The OperatorCondition of a CSV and the right of its service accounts to write it."""
-        strategy = strategy_of(csv)
-        accounts = [
-            p["serviceAccountName"]
-            for f in ("permissions", "clusterPermissions")
-            for p in strategy.get(f) or ()
-        ]
-        if not strategy.get("deployments"):
-            return
-        spec = {"deployments": [d["name"] for d in strategy["deployments"]], "serviceAccounts": accounts}
-        meta = {"name": name_of(csv), "namespace": namespace_of(csv)}
-        owned_by_csv = meta | {"ownerReferences": [owner_ref(csv, controller=True)]}
-        made, _ = await self.kube.ensure(
-            {"apiVersion": CONDITION[0], "kind": CONDITION[1], "metadata": owned_by_csv, "spec": spec}
-        )
-        meta |= {"labels": MANAGED, "ownerReferences": [owner_ref(made, controller=True)]}
-        rule = {
-            "apiGroups": ["operators.coreos.com"],
-            "resources": ["operatorconditions"],
-            "resourceNames": [name_of(csv)],
-            "verbs": ["get", "update", "patch"],
-        }
-        await self.kube.ensure({"apiVersion": RBAC, "kind": "Role", "metadata": meta, "rules": [rule]})
-        role = {"apiGroup": RBAC.split("/")[0], "kind": "Role", "name": name_of(csv)}
-        subjects = [{"kind": "ServiceAccount", "name": a} for a in accounts]
-        binding = {
-            "apiVersion": RBAC,
-            "kind": "RoleBinding",
-            "metadata": meta,
-            "roleRef": role,
-            "subjects": subjects,
-        }
-        await self.kube.ensure(binding)
-
-    async def lift_rights(self, csv: Obj) -> None:
-        """For an operator of all namespaces: its namespaced Roles once more as ClusterRoles."""
-        if not strategy_of(csv).get("permissions"):
-            return
-        wanted = selector(owner_labels(csv))
-        roles = await self.kube.list(ROLE, namespace_of(csv), wanted)
-        bindings = await self.kube.list(ROLE_BINDING, namespace_of(csv), wanted)
-        if not roles or (await requirements.permissions(self.kube, csv, lifted=True))[0]:
-            return
-        for role in roles:
-            namespaces = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]}
-            meta = {"name": name_of(role), "labels": labels_of(role)}
-            rules = [*(role.get("rules") or []), namespaces]
-            await self.kube.ensure(
-                {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": meta, "rules": rules}, "rules"
-            )
-        for binding in bindings:
-            meta = {"name": name_of(binding), "labels": labels_of(binding)}
-            made = {
-                "apiVersion": RBAC,
-                "kind": "ClusterRoleBinding",
-                "metadata": meta,
-                "subjects": binding["subjects"],
-            }
-            await self.kube.ensure(
-                {**made, "roleRef": binding["roleRef"] | {"kind": "ClusterRole"}}, "subjects"
-            )
-
-    async def roles_for_apis(self, csv: Obj) -> None:
-        """The aggregated ClusterRoles by which admins, editors and viewers may use the operator's kinds."""
-        from olmlab.groups import VERBS, aggregation_label  # here: groups imports this module
-
-        for crd in owned(csv, "customresourcedefinitions"):
-            plural, group = crd["name"].split(".", 1)
-            found = await self.kube.get(CRD, "", crd["name"])
-            if not found:
-                continue
-            owner = {**owner_ref(found), "kind": "customresourcedefinition"}
-            rule = {"apiGroups": [group], "resources": [plural]}
-            api = f"{crd['kind']}.{crd['version']}.{group}"
-            wanted = {s: [rule | {"verbs": verbs}] for s, verbs in VERBS.items()}
-            seen = {"apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"]}
-            wanted["crdview"] = [seen | {"resourceNames": [crd["name"]], "verbs": ["get"]}]
-            for suffix, rules in wanted.items():
-                role = suffix.removeprefix("crd")
-                labels = {
-                    f"rbac.authorization.k8s.io/aggregate-to-{role}": "true",
-                    aggregation_label(api, role): "true",
-                }
-                meta = {"name": f"{crd['name']}-{crd['version']}-{suffix}", "labels": MANAGED | labels}
-                meta["ownerReferences"] = [owner]
-                made = {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": meta, "rules": rules}
-                await self.kube.ensure(made, "rules")
-
-    async def copy_to_namespaces(self, key: tuple[str, str]) -> None:
-        """Bring the copies of a CSV in its target namespaces up to date; without it, remove them."""
-        csv = self.csvs.get(*key)
-        group = self.group_of(csv) if csv else None
-        targets = set((group.get("status") or {}).get("namespaces") or ()) if group else set()
-        if "" in targets and self.namespaces:
-            targets = {name_of(n) for n in self.namespaces.list() if "deletionTimestamp" not in n["metadata"]}
-        targets.discard(key[0])
-        existing = {
-            namespace_of(c): c
-            for c in self.csvs.list()
-            if labels_of(c).get(COPIED) == key[0] and name_of(c) == key[1]
-        }
-        kind = ("operators.coreos.com/v1alpha1", "ClusterServiceVersion")
-        for namespace in sorted(existing.keys() - targets if csv is None or group else ()):
-            await self.kube.delete(kind, namespace, key[1])
-        if csv is None or (csv.get("status") or {}).get("reason") in UNCOPIED_REASONS:
-            return
-        labels = {k: v for k, v in labels_of(csv).items() if not k.startswith("operators.coreos.com/")}
-        notes = {k: v for k, v in annotations_of(csv).items() if k != "olm.targetNamespaces"}
-        text = f"The operator is running in {key[0]} but is managing this namespace"
-        status = csv.get("status", {}) | {"reason": "Copied", "message": text}
-        for namespace in sorted(targets):
-            wanted = {
-                "name": key[1],
-                "namespace": namespace,
-                "annotations": notes,
-                "labels": labels | {COPIED: key[0]},
-            }
-            body = {"apiVersion": kind[0], "kind": kind[1], "metadata": wanted, "spec": csv["spec"]}
-            current = existing.get(namespace)
-            if current is None:
-                current, _ = await self.kube.ensure(body, "spec")
-            elif (current["spec"], annotations_of(current)) != (csv["spec"], notes):
-                current = await self.kube.update(current | {"spec": csv["spec"]})
-            if current.get("status") != status:
-                await self.kube.update(current | {"status": status}, "status")
-
-    async def clean_up(self, namespace: str, name: str) -> None:
-        """After a CSV is gone: what carries its label outside its namespace, and its CRDs' conversion."""
-        csv = {"metadata": {"namespace": namespace, "name": name}}
-        wanted = selector(owner_labels(csv))
-        for webhook_kind in (MUTATING, VALIDATING):
-            for found in await self.kube.list(webhook_kind, "", wanted):
-                await self.kube.delete(webhook_kind, "", name_of(found))
-        for kind in (CLUSTER_ROLE, CLUSTER_ROLE_BINDING, API_SERVICE):
-            for found in await self.kube.list(kind, "", wanted):
-                await self.kube.delete(kind, "", name_of(found))
-        for found in await self.kube.list(ROLE_BINDING, "kube-system", wanted):
-            await self.kube.delete(ROLE_BINDING, "kube-system", name_of(found))
-        for group in self.groups.list(namespace):
-            left = {a for c in self.csvs.list(namespace) if not is_copied(c) for a in provided_apis(c)}
-            have = annotations_of(group).get("olm.providedAPIs")
-            if have is not None and set(filter(None, have.split(","))) != left:
-                body = {"metadata": {"annotations": {"olm.providedAPIs": ",".join(sorted(left))}}}
-                await self.kube.patch(GROUP, *key_of(group), body)
-        self.copies.add((namespace, name))
-
-    async def undo_conversion(self, csv: Obj) -> None:
-        """A deleted CSV's conversion webhooks: back to no conversion, unless a successor took over."""
-        for hook in csv["spec"].get("webhookdefinitions") or ():
-            for name in hook.get("conversionCRDs") or ():
-                body = {"spec": {"conversion": {"strategy": "None", "webhook": None}}}
-                await self.kube.patch(CRD, "", name, body)

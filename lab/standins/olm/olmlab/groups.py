@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from olmlab.hashing import fnv, long_hash
+from olmlab.informer import Informer, Queue
 from olmlab.kube import (
     CLUSTER_ROLE,
     MANAGED,
     RBAC,
-    Informer,
     Kube,
     Obj,
-    Queue,
     annotations_of,
     condition,
     key_of,

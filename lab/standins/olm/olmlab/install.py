@@ -8,11 +8,8 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
+from olmlab.certificates import make_certificate
+from olmlab.csvspec import cert_users, owner_labels, selector, strategy_of
 from olmlab.hashing import short_hash
 from olmlab.kube import (
     API_SERVICE,
@@ -53,71 +50,12 @@ class BadDeployment(Exception):
     """What the Deployment should be can't be worked out: its certificate is gone."""
 
 
-def owner_labels(csv: Obj) -> dict[str, str]:
-    return {
-        "olm.owner": name_of(csv),
-        "olm.owner.namespace": namespace_of(csv),
-        "olm.owner.kind": "ClusterServiceVersion",
-    }
-
-
-def selector(labels: dict[str, str]) -> str:
-    return ",".join(f"{k}={v}" for k, v in labels.items())
-
-
-def strategy_of(csv: Obj) -> Obj:
-    return csv["spec"]["install"].get("spec") or {}
-
-
-def owned(csv: Obj, what: str) -> list[Obj]:
-    """The owned entries of `customresourcedefinitions` or `apiservicedefinitions`."""
-    return (csv["spec"].get(what) or {}).get("owned") or []
-
-
-def cert_users(csv: Obj) -> list[Obj]:
-    """The APIService and webhook descriptions, which need a serving certificate for their Deployment."""
-    return owned(csv, "apiservicedefinitions") + (csv["spec"].get("webhookdefinitions") or [])
-
-
 def service_name(deployment: str) -> str:
     return f"{deployment}-service"
 
 
 def ca_hash(pem: bytes) -> str:
     return hashlib.sha256(pem).hexdigest()
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Red Hat, Inc."),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-        ]
-    )
-
-
-def make_certificate(hosts: list[str], until: datetime) -> tuple[bytes, bytes, bytes]:
-    """A CA and a serving certificate for `hosts`: (CA, certificate, key) as PEM."""
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    serial = x509.random_serial_number()
-    issuer = _name(f"olm-selfsigned-{serial & (2**64 - 1):x}")
-
-    def build(subject: x509.Name, public: Any, number: int, *, ca: bool) -> x509.CertificateBuilder:
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(public)
-        builder = builder.serial_number(number).not_valid_before(datetime.now(UTC) - timedelta(minutes=1))
-        builder = builder.not_valid_after(until)
-        return builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-
-    ca = build(issuer, ca_key.public_key(), serial, ca=True).sign(ca_key, hashes.SHA256())
-    serving = (
-        build(_name(hosts[0]), key.public_key(), x509.random_serial_number(), ca=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(h) for h in hosts]), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return ca.public_bytes(pem), serving.public_bytes(pem), private
 
 
 def mount_certificate(pod: Obj, secret: str) -> None:
@@ -265,15 +203,19 @@ class Installer:
         return ca
 
     async def _secret(self, service: str) -> bytes:
-        existing = await self.kube.get(SECRET, self.namespace, f"{service}-cert")
+        name = f"{service}-cert"
+        existing = await self.kube.get(SECRET, self.namespace, name)
         if existing and "olmCAKey" in (existing.get("data") or {}):
+            await self.kube.ensure(
+                self._object(*SECRET, name)
+            )  # it must outlive the CSV that this one replaces
             return base64.b64decode(existing["data"]["olmCAKey"])
         until = datetime.now(UTC) + timedelta(days=CERT_DAYS)
         hosts = [f"{service}.{self.namespace}", f"{service}.{self.namespace}.svc"]
         ca, crt, key = make_certificate(hosts, until)
         parts = {"tls.crt": crt, "tls.key": key, "olmCAKey": ca}
         data = {k: base64.b64encode(v).decode() for k, v in parts.items()}
-        secret = self._object(*SECRET, f"{service}-cert", type="kubernetes.io/tls", data=data)
+        secret = self._object(*SECRET, name, type="kubernetes.io/tls", data=data)
         secret["metadata"]["annotations"] = {"olmcahash": ca_hash(ca)}
         await self.kube.ensure(secret, "data")
         self.certs_rotate_at = (until - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")

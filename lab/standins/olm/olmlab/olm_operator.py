@@ -8,9 +8,11 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 
-from olmlab.csv import COPIED, CsvController, is_copied
+from olmlab.companions import Companions
+from olmlab.csv import CsvController
+from olmlab.csvspec import COPIED, is_copied, owned
 from olmlab.groups import GONE_S, GroupController
-from olmlab.install import owned
+from olmlab.informer import Informer
 from olmlab.kube import (
     API_SERVICE,
     CRD,
@@ -19,7 +21,6 @@ from olmlab.kube import (
     GROUP,
     NAMESPACE,
     SUBSCRIPTION,
-    Informer,
     Kube,
     Obj,
     key_of,
@@ -78,8 +79,8 @@ async def main() -> None:
     deployments = Informer(kube, DEPLOYMENT, selector="olm.managed=true")
     api_services = Informer(kube, API_SERVICE, selector="olm.managed=true")
     crds = Informer(kube, CRD, metadata_only=True)
-    csv_control = CsvController(kube, csvs, groups, subscriptions)
-    csv_control.namespaces = namespaces
+    companions = Companions(kube, csvs, groups, namespaces)
+    csv_control = CsvController(kube, csvs, groups, subscriptions, companions)
     group_control = GroupController(kube, groups, namespaces)
     operator_control = OperatorController(kube, subscriptions, csvs)
 
@@ -107,7 +108,7 @@ async def main() -> None:
                 group_control.queue.add(key_of(group))
         for csv in csvs.list():
             if not is_copied(csv):
-                csv_control.copies.add(key_of(csv), 0.5)
+                companions.copies.add(key_of(csv), 0.5)
 
     def on_crd(type_: str, old: Obj | None, crd: Obj) -> None:
         for csv in csvs.list():

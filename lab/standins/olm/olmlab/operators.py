@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from olmlab.install import owned, owner_labels, selector
+from olmlab.csvspec import owned, owner_labels, selector
+from olmlab.informer import Informer, Queue
 from olmlab.kube import (
     CLUSTER_ROLE,
     CLUSTER_ROLE_BINDING,
@@ -18,11 +19,9 @@ from olmlab.kube import (
     SERVICE,
     SERVICE_ACCOUNT,
     SUBSCRIPTION,
-    Informer,
     Kind,
     Kube,
     Obj,
-    Queue,
     key_of,
     labels_of,
     name_of,

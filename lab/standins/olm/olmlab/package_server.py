@@ -13,15 +13,14 @@ from pathlib import Path
 import grpc
 from aiohttp import web
 
+from olmlab.informer import Informer, Queue
 from olmlab.kube import (
     CATALOG,
     CONFIG_MAP,
     SERVICE,
     ApiError,
-    Informer,
     Kube,
     Obj,
-    Queue,
     key_of,
     labels_of,
     name_of,

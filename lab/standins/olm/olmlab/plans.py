@@ -7,6 +7,7 @@ import copy
 import json
 
 from olmlab.hashing import alongside_key
+from olmlab.informer import Informer, Queue
 from olmlab.kube import (
     CONFIG_MAP,
     CRD,
@@ -14,10 +15,8 @@ from olmlab.kube import (
     INSTALL_PLAN,
     MANAGED,
     ApiError,
-    Informer,
     Kube,
     Obj,
-    Queue,
     annotations_of,
     condition,
     key_of,

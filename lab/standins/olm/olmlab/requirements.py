@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from olmlab.install import owned, strategy_of
+from olmlab.csvspec import owned, strategy_of
 from olmlab.kube import (
     CLUSTER_ROLE,
     CLUSTER_ROLE_BINDING,

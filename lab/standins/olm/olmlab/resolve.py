@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from olmlab.csv import provided_apis
+from olmlab.csvspec import provided_apis
 from olmlab.kube import Obj, annotations_of, name_of, namespace_of
 from olmlab.registry import Message
 

@@ -7,7 +7,8 @@ import copy
 from typing import Any
 
 from olmlab.catalogs import CatalogController, CatalogUnavailable
-from olmlab.csv import is_copied
+from olmlab.csvspec import is_copied
+from olmlab.informer import Queue
 from olmlab.kube import (
     CATALOG,
     CSV,
@@ -17,7 +18,6 @@ from olmlab.kube import (
     SUBSCRIPTION,
     Kube,
     Obj,
-    Queue,
     condition,
     key_of,
     name_of,
@@ -80,19 +80,20 @@ class NamespaceController:
 
     async def save(self, sub: Obj) -> None:
         sub["status"]["lastUpdated"] = now()
-        await self.kube.update(sub, "status")
+        sub["metadata"] = (await self.kube.update(sub, "status"))["metadata"]
 
     async def sync(self, namespace: str) -> None:
         subs = await self.kube.list(SUBSCRIPTION, namespace)
         if not subs:
             self.errors.pop(namespace, None)
             return
-        csvs = [c for c in await self.kube.list(CSV, namespace) if not is_copied(c)]
+        found = await self.kube.list(CSV, namespace)
+        csvs = [c for c in found if not is_copied(c)]
         plans = {name_of(p): p for p in await self.kube.list(INSTALL_PLAN, namespace)}
         changed = False
         for sub in subs:
             changed |= await self.check_health(sub) or await self.check_plan(sub, plans)
-            changed |= await self.check_csv(sub, {name_of(c) for c in csvs})
+            changed |= await self.check_csv(sub, {name_of(c) for c in found})  # a copy will do
         if changed:
             return  # the update brings us back
         if all(self.waits_for_plan(s) for s in subs):

@@ -9,8 +9,8 @@ import re
 
 import yaml
 
+from olmlab.csvspec import owner_labels, strategy_of
 from olmlab.hashing import bundle_name, canonical, long_hash, short_hash
-from olmlab.install import owner_labels, strategy_of
 from olmlab.kube import (
     CONFIG_MAP,
     JOB,

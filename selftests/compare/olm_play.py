@@ -1,0 +1,546 @@
+"""Plays the recorded steps on a cluster of its own and says where the OLM there parts from the recordings.
+
+    python -m selftests.compare.olm_play BUNDLE [--only manual,upgrade] [--raw DIR]
+
+Needs root and a bundle. Whatever OLM the bundle holds is played, stand-in or real. Two nodes are started: one
+with all images, one on which gcr.io doesn't answer (so kube-rbac-proxy is missing). To save an hour, the install
+timeout is 20 s instead of 5 minutes ($OLM_INSTALL_TIMEOUT, stand-in only) and the unpack timeout 20 s instead of
+2 minutes (OperatorGroup annotation).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import yaml
+
+from harness.artifacts.bundle import Bundle
+from harness.cluster import ClusterOptions, K3sCluster
+from harness.ownership import new_run_id
+from selftests.compare.olm_recorder import Obj, Recorder, until
+from selftests.compare.olm_sequences import compare, load
+
+NAME, OPERATOR = "my-gitlab-runner-operator", "gitlab-runner-operator"
+DEPLOYMENT = "gitlab-runner-controller-manager"
+OLD, NEW = f"{OPERATOR}.v1.15.1", f"{OPERATOR}.v1.20.0"
+MISSING, GOOD = "gcr.io/kubebuilder/kube-rbac-proxy:v0.0.0", "docker.io/kubesphere/kube-rbac-proxy:v0.8.0"
+API = "operators.coreos.com/v1alpha1"
+MERGE = "application/merge-patch+json"
+# The bundle's CSVs have the published webhooks; the first recordings' had none. Recorded as 11 and 12.
+WEBHOOKS = (
+    r"(Service|Secret|Role|RoleBinding|ClusterRoleBinding)/gitlab-runner-controller-manager-service.*",
+    r"(Mutating|Validating)WebhookConfiguration/.*",
+)
+# Where pieces of the cluster came with an earlier scenario here, or with an earlier one of the recording.
+RESIDUE = (
+    r"(Role|RoleBinding)/gitlab-runner-app-role(binding)?",
+    r"ServiceAccount/gitlab-runner-sa",
+    r"ClusterRole/(gitlab-runner-metrics-reader|runners\.apps\.gitlab\.com-.*|olm\.og\..*)",
+    r"CustomResourceDefinition/runners\.apps\.gitlab\.com",
+    r"(Job|ConfigMap|Role|RoleBinding)/<bundle>",
+    r"APIService/v(1|2|1alpha1|1alpha2|1beta2)\.(operators\.coreos|apps\.gitlab)\.com",
+    r"(Deployment|RoleBinding|ConfigMap|ServiceAccount|Secret|Service)/(coredns|.*auth-reader|packageserver.*).*",
+)
+
+
+class Play:
+    """One node with OLM and what a person does on it."""
+
+    def __init__(self, cluster: K3sCluster, bundle: Bundle, report: Callable[[str, list[str]], None]) -> None:
+        self.cluster, self.bundle, self.report = cluster, bundle, report
+        self.raw: Path | None = None
+        self.recorder = Recorder(cluster.kubeconfig)
+        self.recorder.start()
+
+    # -- hands --------------------------------------------------------------------------------------------------
+
+    def _resource(self, kind: str, api: str = "") -> Any:
+        known = {
+            "Deployment": "apps/v1",
+            "OperatorGroup": "operators.coreos.com/v1",
+            "Namespace": "v1",
+            "Pod": "v1",
+        }
+        return self.recorder.resource(api or known.get(kind, API), kind)
+
+    def create(self, *objects: Obj) -> None:
+        for obj in objects:
+            namespace = obj["metadata"].get("namespace")
+            self._resource(obj["kind"], obj["apiVersion"]).create(body=obj, namespace=namespace)
+
+    def get(self, kind: str, name: str, namespace: str = "operators") -> Obj:
+        try:
+            return self._resource(kind).get(name=name, namespace=namespace or None).to_dict()
+        except kubernetes.client.exceptions.ApiException as error:
+            if error.status == 404:
+                return {}
+            raise
+
+    def items(self, kind: str, namespace: str = "operators") -> list[Obj]:
+        return [i.to_dict() for i in self._resource(kind).get(namespace=namespace).items]
+
+    def patch(self, kind: str, name: str, body: Any, namespace: str = "operators", how: str = MERGE) -> None:
+        self._resource(kind).patch(name=name, namespace=namespace, body=body, content_type=how)
+
+    def delete(self, kind: str, name: str, namespace: str = "operators") -> None:
+        try:
+            self._resource(kind).delete(name=name, namespace=namespace or None)
+        except kubernetes.client.exceptions.ApiException as error:
+            if error.status != 404:
+                raise
+
+    def subscribe(self, namespace: str = "operators", **changes: str) -> None:
+        spec = {
+            "channel": "stable",
+            "name": OPERATOR,
+            "source": "operatorhubio-catalog",
+            "sourceNamespace": "olm",
+        }
+        meta = {"name": NAME, "namespace": namespace}
+        self.create({"apiVersion": API, "kind": "Subscription", "metadata": meta, "spec": spec | changes})
+
+    def namespace(self, name: str, *groups: Obj) -> None:
+        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        for group in groups:
+            self.create(
+                copy.deepcopy(group) | {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup"}
+            )
+
+    def catalog(self, name: str, namespace: str, **spec: str) -> None:
+        meta = {"name": name, "namespace": namespace}
+        wanted = {"sourceType": "grpc", "displayName": name, "publisher": "test"} | spec
+        if "image" in spec:
+            wanted["grpcPodConfig"] = {"securityContextConfig": "restricted"}
+        self.create({"apiVersion": API, "kind": "CatalogSource", "metadata": meta, "spec": wanted})
+
+    def approve(self, csv: str, namespace: str = "operators") -> None:
+        def plan() -> str | None:
+            for p in self.items("InstallPlan", namespace):
+                if p["spec"]["clusterServiceVersionNames"] == [csv] and (p.get("status") or {}).get("phase"):
+                    return str(p["metadata"]["name"])
+            return None
+
+        name = until(plan, f"InstallPlan for {csv}")
+        time.sleep(1)
+        self.patch("InstallPlan", name, {"spec": {"approved": True}}, namespace)
+
+    def phase(self, csv: str, wanted: str, namespace: str = "operators", timeout_s: float = 120) -> None:
+        def status() -> Obj:
+            return self.get("ClusterServiceVersion", csv, namespace).get("status") or {}
+
+        until(
+            lambda: f"{status().get('phase')}/{status().get('reason')}".startswith(wanted),
+            f"{csv} {wanted}",
+            timeout_s,
+        )
+
+    def subscription(
+        self, ready: Callable[[Obj], Any], what: str, namespace: str = "operators", timeout_s: float = 90
+    ) -> None:
+        until(lambda: ready(self.get("Subscription", NAME, namespace).get("status") or {}), what, timeout_s)
+
+    def said(self, type_: str, reason: str) -> Callable[[Obj], bool]:
+        return lambda s: any(
+            (c["type"], c.get("reason")) == (type_, reason) for c in s.get("conditions") or ()
+        )
+
+    def image_of_csv(self, csv: str, image: str) -> None:
+        path = "/spec/install/spec/deployments/0/spec/template/spec/containers/0/image"
+        body = [{"op": "replace", "path": path, "value": image}]
+        self.patch("ClusterServiceVersion", csv, body, how="application/json-patch+json")
+
+    def image_of_deployment(self, image: str) -> None:
+        body = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}]
+        self.patch("Deployment", DEPLOYMENT, body, how="application/json-patch+json")
+
+    # -- scenarios ----------------------------------------------------------------------------------------------
+
+    def end(self, scenario: str, *namespaces: str, settle_s: float = 4, extra: tuple[str, ...] = ()) -> None:
+        """Close a scenario: let the last changes come, and compare."""
+        time.sleep(settle_s)
+        seen = self.recorder.take(set(namespaces or ("operators", "olm")))
+        if self.raw:
+            (self.raw / f"{scenario}.jsonl").write_text("".join(json.dumps(e, default=str) + "\n" for e in seen))
+        self.report(scenario, compare(scenario, load(scenario), seen, (*WEBHOOKS, *RESIDUE, *extra)))
+
+    def clean(self) -> None:
+        """Remove the operator and its CRD: where most recordings begin."""
+        self.delete("Subscription", NAME)
+        for csv in (OLD, NEW):
+            self.delete("ClusterServiceVersion", csv)
+        until(lambda: not self.get("Deployment", DEPLOYMENT), "operator removed")
+        resource = self.recorder.resource("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+        with_crd = [c for c in resource.get().items if c.metadata.name == "runners.apps.gitlab.com"]
+        for crd in with_crd:
+            resource.delete(name=crd.metadata.name)
+        time.sleep(4)
+        self.recorder.take(set())
+
+    def install_olm(self) -> None:
+        for name in ("crds.yaml", "olm.yaml"):
+            for obj in yaml.safe_load_all(self.bundle.file(name).read_text()):
+                if obj["metadata"]["name"] == "olm-operator" and obj["kind"] == "Deployment":
+                    container = obj["spec"]["template"]["spec"]["containers"][0]
+                    container["env"].append({"name": "OLM_INSTALL_TIMEOUT", "value": "20s"})
+                until(lambda obj=obj: self._try(obj), f"create {obj['kind']} {obj['metadata']['name']}", 30)
+        self.phase("packageserver", "Succeeded", "olm", 180)
+        until(self._catalog_ready, "catalog READY", 120)
+        self.end("01", "olm", "operators")
+
+    def _try(self, obj: Obj) -> bool:
+        try:
+            self.create(obj)
+        except (
+            kubernetes.client.exceptions.ApiException,
+            kubernetes.dynamic.exceptions.ResourceNotFoundError,
+        ):
+            return False  # its CRD isn't established yet
+        return True
+
+    def _catalog_ready(self) -> bool:
+        found = self.get("CatalogSource", "operatorhubio-catalog", "olm").get("status") or {}
+        return (found.get("connectionState") or {}).get("lastObservedState") == "READY"
+
+    def automatic(self) -> None:
+        self.subscribe()
+        self.phase(NEW, "Succeeded")
+        self.end("02")
+        self.delete("Subscription", NAME)
+        self.end("03")
+        self.delete("ClusterServiceVersion", NEW)
+        self.end("04")
+        self.clean()
+
+    def manual(self) -> None:
+        self.subscribe(installPlanApproval="Manual", startingCSV=OLD)
+        self.approve(OLD)
+        self.phase(OLD, "Succeeded")
+        self.subscription(lambda s: s.get("installPlanGeneration") == 2, "second plan")
+        self.end("05")
+
+    def upgrade(self) -> None:
+        self.approve(NEW)
+        self.phase(NEW, "Succeeded")
+        until(lambda: not self.get("ClusterServiceVersion", OLD), "old CSV gone")
+        self.end("06")
+
+    def patch_both(self) -> None:
+        self.image_of_csv(NEW, MISSING)
+        self.phase(NEW, "Installing/InstallWaiting")
+        time.sleep(3)
+        self.image_of_csv(NEW, GOOD)
+        time.sleep(4)
+        self.image_of_deployment(GOOD)
+        self.phase(NEW, "Succeeded")
+        self.end("16")
+
+    def second_group(self) -> None:
+        meta = {"name": "second", "namespace": "operators"}
+        self.create({"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup", "metadata": meta})
+        self.phase(NEW, "Failed/TooManyOperatorGroups")
+        time.sleep(3)
+        self.delete("OperatorGroup", "second")
+        time.sleep(12)
+        self.phase(NEW, "Failed/TooManyOperatorGroups")
+        self.patch("OperatorGroup", "global-operators", {"metadata": {"annotations": {"touched": "1"}}})
+        self.phase(NEW, "Succeeded")
+        self.end("09")
+
+    def delete_csv_keep_subscription(self) -> None:
+        self.delete("ClusterServiceVersion", NEW)
+        until(lambda: not self.get("Deployment", DEPLOYMENT), "Deployment gone")
+        self.end("17", settle_s=8)
+        self.clean()
+
+    def starting_csv_automatic(self) -> None:
+        self.subscribe(startingCSV=OLD)
+        self.phase(NEW, "Succeeded")
+        until(lambda: not self.get("ClusterServiceVersion", OLD), "old CSV gone")
+        self.end("13", settle_s=6)
+        self.namespace(
+            "s-copy",
+            {"metadata": {"name": "og", "namespace": "s-copy"}, "spec": {"targetNamespaces": ["s-copy"]}},
+        )
+        until(lambda: self.get("ClusterServiceVersion", NEW, "s-copy"), "copied CSV")
+        self.recorder.take(set())
+        self.subscribe("s-copy")
+        self.subscription(lambda s: s.get("state") == "AtLatestKnown", "AtLatestKnown", "s-copy")
+        self.end("14", "s-copy", settle_s=6)
+        self.delete("Namespace", "s-copy", "")
+        self.clean()
+
+    def patches_while_succeeded(self) -> None:
+        self.subscribe(installPlanApproval="Manual", startingCSV=OLD)
+        self.approve(OLD)
+        self.phase(OLD, "Succeeded")
+        time.sleep(4)
+        self.recorder.take(set())
+        self.image_of_csv(OLD, MISSING)
+        self.phase(OLD, "Installing/InstallWaiting")
+        time.sleep(2)
+        self.image_of_csv(OLD, GOOD)
+        time.sleep(3)
+        self.delete("Deployment", DEPLOYMENT)
+        until(
+            lambda: "missing deployment" in self.get("ClusterServiceVersion", OLD)["status"]["message"],
+            "missing Deployment",
+        )
+        self.end("08", settle_s=2)
+        self.phase(OLD, "Succeeded", timeout_s=60)  # after the timeout's reinstall
+        time.sleep(2)
+        self.recorder.take(set())
+        self.delete("OperatorGroup", "global-operators")
+        self.phase(OLD, "Failed/NoOperatorGroup")
+        time.sleep(3)
+        meta = {"name": "global-operators", "namespace": "operators"}
+        self.create({"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup", "metadata": meta})
+        self.phase(OLD, "Succeeded")
+        self.end("10", "operators")
+        self.clean()
+
+    def refusals(self) -> None:
+        """Subscriptions that never install; each in a namespace of its own, with an OperatorGroup."""
+        wrong = {
+            "wrong-channel": {"channel": "no-such-channel"},
+            "wrong-package": {"name": "no-such-operator"},
+            "wrong-startingCSV": {"startingCSV": f"{OPERATOR}.v9.9.9"},
+            "wrong-source": {"source": "no-such-catalog"},
+        }
+        for scenario, changes in wrong.items():
+            where = f"s-{scenario.split('-')[1].lower().removeprefix('starting')}"
+            self.namespace(where, {"metadata": {"name": "og", "namespace": where}})
+            self.subscribe(where, **changes)
+            self.subscription(self.said("ResolutionFailed", "ConstraintsNotSatisfiable"), scenario, where)
+            self.end(f"failure-{scenario}", where, settle_s=2)
+            self.delete("Namespace", where, "")
+        for scenario, groups in (("no-operatorgroup", ()), ("two-operatorgroups", ("og-a", "og-b"))):
+            where = {"no-operatorgroup": "s-noog", "two-operatorgroups": "s-twoog"}[scenario]
+            self.namespace(where, *({"metadata": {"name": g, "namespace": where}} for g in groups))
+            self.subscribe(where)
+            self.subscription(
+                self.said("CatalogSourcesUnhealthy", "AllCatalogSourcesHealthy"), scenario, where
+            )
+            self.end(f"failure-{scenario}", where, settle_s=8)
+            self.delete("Namespace", where, "")
+
+    def unsupported_group(self) -> None:
+        own = {"metadata": {"name": "own", "namespace": "s-own"}, "spec": {"targetNamespaces": ["s-own"]}}
+        self.namespace("s-own", own)
+        self.subscribe("s-own")
+        self.phase(NEW, "Failed/UnsupportedOperatorGroup", "s-own")
+        self.end("failure-unsupported-operatorgroup", "s-own", settle_s=6)
+        self.delete("Subscription", NAME, "s-own")
+        self.delete("ClusterServiceVersion", NEW, "s-own")
+        self.delete("Namespace", "s-own", "")
+
+    def bad_catalogs(self) -> None:
+        self.namespace("s-badcat", {"metadata": {"name": "og", "namespace": "s-badcat"}})
+        missing = "quay.io/operatorhubio/catalog-does-not-exist:latest"
+        self.catalog("bad-image-catalog", "s-badcat", image=missing)
+        self.subscribe("s-badcat", source="bad-image-catalog", sourceNamespace="s-badcat")
+        self.subscription(
+            self.said("ResolutionFailed", "ErrorPreventedResolution"), "catalog image missing", "s-badcat"
+        )
+        self.end("failure-catalog-image-missing", "s-badcat", settle_s=6)
+        self.delete("Namespace", "s-badcat", "")
+        self.namespace("s-global", {"metadata": {"name": "og", "namespace": "s-global"}})
+        self.clean()
+        self.catalog("broken-global-catalog", "olm", image=missing)
+        time.sleep(3)
+        self.subscribe("s-global")
+        self.subscription(
+            self.said("ResolutionFailed", "ErrorPreventedResolution"), "broken catalog blocks", "s-global"
+        )
+        time.sleep(8)
+        self.delete("CatalogSource", "broken-global-catalog", "olm")
+        time.sleep(5)
+        self.patch("Subscription", NAME, {"metadata": {"annotations": {"touched": "1"}}}, "s-global")
+        self.phase(NEW, "Succeeded", "s-global")
+        self.end("failure-broken-global-catalog", "s-global", "olm", settle_s=6)
+        self.delete("Subscription", NAME, "s-global")
+        self.delete("ClusterServiceVersion", NEW, "s-global")
+        self.delete("Namespace", "s-global", "")
+
+    def bad_bundles(self) -> None:
+        """Catalogs on the host whose bundles' image is missing, or isn't a bundle at all."""
+        note = {"operatorframework.io/bundle-unpack-timeout": "20s"}
+        self.namespace(
+            "s-gone-2m", {"metadata": {"name": "og", "namespace": "s-gone-2m", "annotations": note}}
+        )
+        with serve_catalog(self.cluster.host_ip, 50061, "quay.io/operatorhubio/gone") as address:
+            self.catalog("catalog-gone", "s-gone-2m", address=address)
+            self.subscribe("s-gone-2m", source="catalog-gone", sourceNamespace="s-gone-2m")
+            failed = self.said("BundleUnpackFailed", "BundleUnpackFailed")
+            self.subscription(failed, "unpack deadline", "s-gone-2m")
+        pod = r"(Service|ServiceAccount)/catalog-gone"  # an address needs no pod; recorded with one
+        self.end("failure-bundle-image-missing-timeout-2m", "s-gone-2m", extra=(pod,))
+        self.delete("Namespace", "s-gone-2m", "")
+        self.namespace("s-backoff", {"metadata": {"name": "og", "namespace": "s-backoff"}})
+        no_bundle = "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/gitlab-runner-operator"
+        with serve_catalog(self.cluster.host_ip, 50062, no_bundle) as address:
+            self.catalog("no-bundles", "s-backoff", address=address)
+            time.sleep(3)
+            self.recorder.take(set())
+            self.subscribe("s-backoff", source="no-bundles", sourceNamespace="s-backoff")
+            self.subscription(failed, "unpack back-off", "s-backoff", timeout_s=180)
+        self.end("failure-bundle-unpack-job-backoff", "s-backoff")
+        self.delete("Namespace", "s-backoff", "")
+
+    def proxy_missing(self) -> None:
+        """On the node without gcr.io: the install timeout's round, and each way of mending the image."""
+        self.subscribe(installPlanApproval="Manual", startingCSV=OLD)
+        self.approve(OLD)
+        self.phase(OLD, "Installing/InstallWaiting")
+        until(
+            lambda: len(self.get("ClusterServiceVersion", OLD)["status"]["conditions"]) > 8,
+            "a round of reinstall",
+            60,
+        )
+        self.phase(OLD, "Installing/InstallWaiting")
+        time.sleep(4)
+        self.image_of_deployment(GOOD)
+        self.phase(OLD, "Succeeded")
+        time.sleep(6)
+        self.phase(OLD, "Succeeded")  # not reverted
+        self.image_of_deployment(MISSING)
+        self.phase(OLD, "Installing/InstallWaiting")
+        time.sleep(3)
+        for pod in self.items("Pod"):
+            if all(c.get("ready") for c in pod["status"].get("containerStatuses") or ()):
+                self.delete("Pod", pod["metadata"]["name"])
+        self.image_of_csv(OLD, GOOD)
+        time.sleep(5)
+        self.phase(OLD, "Installing/InstallWaiting")  # the patch alone does nothing before the timeout
+        self.phase(OLD, "Succeeded", timeout_s=90)
+        self.end("07")
+        self.clean()
+
+    def second_plan_while_installing(self) -> None:
+        self.subscribe(installPlanApproval="Manual", startingCSV=OLD)
+        self.approve(OLD)
+        self.phase(OLD, "Installing/InstallWaiting")
+        self.approve(NEW)
+        self.phase(NEW, "Pending/RequirementsNotMet")
+        time.sleep(4)
+        self.cluster.node_shell(["k3s", "ctr", "-n", "k8s.io", "images", "pull", GOOD], 120)
+        self.cluster.node_shell(
+            ["k3s", "ctr", "-n", "k8s.io", "images", "tag", GOOD, MISSING.replace("v0.0.0", "v0.8.0")]
+        )
+        self.phase(NEW, "Succeeded", timeout_s=150)
+        until(lambda: not self.get("ClusterServiceVersion", OLD), "old CSV gone")
+        self.end("15")
+        self.clean()
+
+
+@contextmanager
+def serve_catalog(host: str, port: int, image: str) -> Iterator[str]:
+    """A catalog on the host whose bundles name `image`; served by the stand-in's opm. Yields its address."""
+    lab = Path("lab/standins").resolve()
+    with tempfile.TemporaryDirectory() as tmp:
+        render = [sys.executable, str(lab / "gitlab_runner_operator/generate.py"), tmp]
+        subprocess.run(render, check=True, capture_output=True)
+        path = Path(tmp, "catalog", OPERATOR, "catalog.yaml")
+        path.write_text(
+            path.read_text().replace("quay.io/operatorhubio/gitlab-runner-operator:", f"{image}:")
+        )
+        command = [sys.executable, str(lab / "olm/bin/opm"), "serve", str(path.parent), "--port", str(port)]
+        served = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": str(lab / "olm")}, stdout=subprocess.DEVNULL
+        )
+        try:
+            yield f"{host}:{port}"
+        finally:
+            served.terminate()
+            served.wait(10)
+
+
+FIRST = (
+    "install_olm",
+    "automatic",
+    "manual",
+    "upgrade",
+    "patch_both",
+    "second_group",
+    "delete_csv_keep_subscription",
+)
+FIRST += (
+    "starting_csv_automatic",
+    "patches_while_succeeded",
+    "refusals",
+    "unsupported_group",
+    "bad_catalogs",
+    "bad_bundles",
+)
+SECOND = ("install_olm", "proxy_missing", "second_plan_while_installing")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument(
+        "--only", default="", help="names of steps, comma separated; install_olm always comes first"
+    )
+    parser.add_argument("--raw", type=Path, help="directory for what was seen, one file a scenario")
+    options = parser.parse_args()
+    bundle, parted = Bundle.open(options.bundle), {}
+
+    def report(scenario: str, differences: list[str]) -> None:
+        parted[scenario] = differences
+        print(f"{'same  ' if not differences else 'PARTED'} {scenario}", flush=True)
+        for line in differences:
+            print(f"         {line}", flush=True)
+
+    chosen = {s for s in options.only.split(",") if s}
+    for steps, unreachable in ((FIRST, ()), (SECOND, ("gcr.io",))):
+        wanted = [s for s in steps if s == "install_olm" or not chosen or s in chosen]
+        if len(wanted) < 2 and chosen:
+            continue
+        with tempfile.TemporaryDirectory() as state:
+            cluster = K3sCluster(
+                ClusterOptions(
+                    new_run_id(),
+                    "olm-compare",
+                    bundle.file("k3s"),
+                    Path(state, "node"),
+                    registry_program=bundle.file("registry"),
+                    storage=bundle.storage,
+                    unreachable_registries=unreachable,
+                )
+            )
+            cluster.start()
+            try:
+                play = Play(cluster, bundle, report)
+                play.raw = options.raw
+                for step in wanted:
+                    try:
+                        getattr(play, step)()
+                    except (TimeoutError, kubernetes.client.exceptions.ApiException) as error:
+                        report(step, [f"stopped: {error}"])
+                        play.clean()
+                play.recorder.stop()
+            finally:
+                cluster.stop()
+    print(
+        json.dumps(
+            {"same": [s for s, d in parted.items() if not d], "parted": [s for s, d in parted.items() if d]}
+        )
+    )
+    return 1 if any(parted.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
