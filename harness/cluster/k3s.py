@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -23,8 +24,8 @@ from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOpti
 from harness.cluster.record import Record
 from harness.cluster.registries import REGISTRY_PORT, registries_yaml
 from harness.errors import Blame, EnvironmentProblem, HarnessError, LeftoversError
-from harness.kube import Kube, Object
-from harness.wait import Watched, wait_for
+from harness.kube import ApiError, Kube, Object
+from harness.wait import WaitError, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ _DISABLED = ("traefik", "servicelb", "metrics-server", "local-storage")
 _OVERLAYFS_MAGIC_NAMES = {"overlay", "overlayfs"}
 _API_TIMEOUT_S = 120.0
 _NODE_TIMEOUT_S = 180.0
-_STOP_TIMEOUT_S = 30.0
+_DOCKER_TIMEOUT_S = 60.0
+_REQUEST_TIMEOUT_S = 5.0
+_STOP_TIMEOUT_S = 40.0
 _POLL_S = 0.05
 _LOG_LINES = 25
 
@@ -98,7 +101,7 @@ class K3sCluster:
 
     @property
     def abilities(self) -> frozenset[str]:
-        docker = self._options.docker_engine is not None if self._options else self._running.docker
+        docker = self._options.docker_engine is not None if self._options else bool(self._running.docker_engine)
         return frozenset({NODE_SHELL, LOAD_IMAGE} | ({DOCKER} if docker else set()))
 
     @property
@@ -124,7 +127,7 @@ class K3sCluster:
         try:
             self._record = self._new_record(options)
             self._record.save(self.state_dir)
-            self._unpack_docker(options)
+            self.node_etc_docker.mkdir(parents=True)
             self._start_keeper(options)
             self._await_kubeconfig()
             self._await_node()
@@ -145,24 +148,9 @@ class K3sCluster:
             registry_program=str(options.registry_program.absolute()) if options.registry_program else "",
             storage=str(options.storage.absolute()) if options.storage else "",
             registry_port=REGISTRY_PORT,
-            docker=options.docker_engine is not None,
+            docker_engine=str(options.docker_engine.absolute()) if options.docker_engine else "",
             keep=options.keep,
         )
-
-    def _unpack_docker(self, options: ClusterOptions) -> None:
-        self.node_etc_docker.mkdir(parents=True, exist_ok=True)
-        if options.docker_engine is None:
-            return
-        target = self.state_dir / "docker-engine"
-        target.mkdir()
-        done = subprocess.run(
-            ["tar", "-xf", options.docker_engine, "-C", target], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise EnvironmentProblem(
-                f"the docker engine {options.docker_engine} can't be unpacked", "is it a tar, and is there space?",
-                evidence=done.stderr,
-            )  # fmt: skip
 
     def _start_keeper(self, options: ClusterOptions) -> None:
         with open(self.state_dir / "keeper.log", "ab") as output:
@@ -189,42 +177,64 @@ class K3sCluster:
     def _await_kubeconfig(self) -> None:
         """Take k3s's own kubeconfig, with the node's address as this host sees it."""
         source = self.state_dir / "node/etc-rancher/k3s/k3s.yaml"
-        deadline = time.monotonic() + _API_TIMEOUT_S
-        while not source.exists() or not source.stat().st_size:
-            self._give_up_if_ended()
-            if time.monotonic() > deadline:
-                raise EnvironmentProblem(
-                    f"k3s has not written its kubeconfig after {_API_TIMEOUT_S:.0f} s",
-                    "its log says what it was doing",
-                    evidence=self.log_tail(),
-                )
-            time.sleep(_POLL_S)
+        self._poll(
+            lambda: source.exists() and source.stat().st_size > 0,
+            f"k3s of {self._name} has written its kubeconfig",
+            _API_TIMEOUT_S,
+        )
         text = source.read_text().replace("https://127.0.0.1:6443", f"https://{self.node_ip}:6443")
         descriptor = os.open(self.kubeconfig, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
 
     def _await_node(self) -> None:
-        while True:
-            with suppress(EnvironmentProblem):
-                kube = Kube(self.kubeconfig)
-                if kube.list("v1/Node") is not None:
-                    break
-            self._give_up_if_ended()
-            time.sleep(_POLL_S)
+        kube = Kube(self.kubeconfig)
+        self._poll(
+            lambda: bool(kube.request("GET", "/readyz", timeout_s=_REQUEST_TIMEOUT_S)),
+            f"the API server of {self._name} answers",
+            _API_TIMEOUT_S,
+        )
 
         def read() -> Object | None:
             self._give_up_if_ended()
-            return kube.get("v1/Node", self._name)
+            found: Object = kube.request("GET", f"/api/v1/nodes/{self._name}", timeout_s=_REQUEST_TIMEOUT_S)
+            return found
 
-        wait_for(
-            read,
-            ready=_node_is_ready,
-            what=f"node {self._name} Ready",
-            timeout_s=_NODE_TIMEOUT_S,
-            kube=kube,
-            watch=[Watched("v1/Node")],
-        )
+        try:
+            wait_for(
+                read,
+                ready=lambda it: _ready_condition(it).get("status") == "True",
+                describe=lambda it: str(_ready_condition(it).get("message") or "not registered"),
+                what=f"node {self._name} Ready",
+                timeout_s=_NODE_TIMEOUT_S,
+                poll_s=_POLL_S,
+            )
+        except WaitError as error:
+            raise EnvironmentProblem(error.message, "k3s's log says more", evidence=self.log_tail()) from error
+        if self._running.docker_engine:
+            self._poll(self._docker_listens, f"the docker engine of {self._name} listens", _DOCKER_TIMEOUT_S)
+
+    def _docker_listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(f"/proc/{self._running.node}/root/run/docker.sock") == 0
+
+    def _poll(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait for what comes without k3s telling; an API that doesn't answer yet is no error."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            reason = "not yet"
+            try:
+                if condition():
+                    return
+            except ApiError as error:
+                reason = error.message
+            self._give_up_if_ended()
+            if time.monotonic() > deadline:
+                logs = "\n".join(filter(None, (self.log_tail(), _tail(self.state_dir / "logs/dockerd.log"))))
+                raise EnvironmentProblem(
+                    f"{what}: not so after {timeout_s:.0f} s: {reason}", "the logs say more", evidence=logs
+                )
+            time.sleep(_POLL_S)
 
     def _ended(self) -> str | None:
         if self._keeper and self._keeper.poll() is not None:
@@ -340,9 +350,9 @@ def _filesystem(path: Path) -> str:
     return best[1]
 
 
-def _node_is_ready(found: Object | None) -> bool:
-    conditions = (found or {}).get("status", {}).get("conditions", [])
-    return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
+def _ready_condition(node: Object | None) -> Object:
+    conditions: list[Object] = (node or {}).get("status", {}).get("conditions", [])
+    return next((it for it in conditions if it["type"] == "Ready"), {})
 
 
 def _end_keeper(record: Record, child: subprocess.Popen[bytes] | None) -> None:

@@ -115,7 +115,7 @@ class Keeper:
             subnet=subnet.number,
             resolv_conf=dns.resolv_conf(air_gapped=bool(record.storage), node_ip=subnet.node_ip),
             hosts=dns.hosts(record.name, subnet.node_ip, record.unreachable),
-            docker=record.docker,
+            docker_engine=record.docker_engine,
             write_template=not linux.has_capability(linux.CAP_SYS_RESOURCE),
         )
 

@@ -129,7 +129,7 @@ class KindCluster:
         for directory in (handle.path, handle.path.parent):
             with suppress(OSError):
                 directory.rmdir()
-        return handle  # type: ignore[no-any-return]
+        return handle
 
 
 def _docker(*arguments: str, timeout_s: float = _DOCKER_TIMEOUT_S) -> subprocess.CompletedProcess[str]:

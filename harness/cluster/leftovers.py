@@ -81,15 +81,15 @@ def reap(leftovers: Iterable[Leftover]) -> list[str]:
     records = [_record(Path(it.name)) for it in things if it.kind == DIRECTORY]
     left = _kill({int(it.name) for it in things if it.kind == PROCESS})
     for rule in {nat.owned().get(it.name, "") for it in things if it.kind == RULE} - {""}:
-        left += _attempt(f"firewall rules of {rule}", lambda rule=rule: nat.close(rule))  # type: ignore[misc]
+        left += _attempt(f"firewall rules of {rule}", lambda rule=rule: nat.close(rule))
     for thing in things:
         if thing.kind == LINK:
-            left += _attempt(str(thing), lambda thing=thing: links.remove(thing.name))  # type: ignore[misc]
+            left += _attempt(str(thing), lambda thing=thing: links.remove(thing.name))
     for group in {Path(it.name).name for it in things if it.kind == CGROUP}:
         left += [f"cgroup {path}: it still holds processes" for path in cgroups.remove(group)]
     for thing in things:
         if thing.kind == DIRECTORY:
-            left += _attempt(str(thing), lambda thing=thing: shutil.rmtree(thing.name))  # type: ignore[misc]
+            left += _attempt(str(thing), lambda thing=thing: shutil.rmtree(thing.name))
     if any(it and it.forwarding_was_off for it in records):
         links.close_forwarding()
     return left

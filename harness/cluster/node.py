@@ -59,7 +59,7 @@ class NodeSpec:
     subnet: int
     resolv_conf: str
     hosts: str
-    docker: bool
+    docker_engine: str
     write_template: bool
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -221,11 +221,10 @@ class _FirstProcess:
                 return os.waitstatus_to_exitcode(status)
 
     def _start(self) -> None:
-        if self._spec.docker:
+        k3s = [str(self._spec.root / "bin/k3s"), *self._spec.arguments]
+        self._k3s = self._spawn("k3s", k3s, self._environment())
+        if self._spec.docker_engine:
             self._spawn("dockerd", *self._docker())
-        self._k3s = self._spawn(
-            "k3s", [str(self._spec.root / "bin/k3s"), *self._spec.arguments], self._environment()
-        )
 
     def _environment(self) -> dict[str, str]:
         temporary = self._spec.root / "node/tmp"
@@ -234,17 +233,18 @@ class _FirstProcess:
         return {"PATH": path, "HOME": "/root", "TMPDIR": str(temporary), **self._spec.environment}
 
     def _docker(self) -> tuple[list[str], dict[str, str]]:
+        """Unpack the engine and become dockerd: beside k3s's start, which it would hold up otherwise."""
         engine = self._spec.root / "docker-engine"
+        engine.mkdir(exist_ok=True)
         environment = self._environment()
-        programs = ":".join(
-            str(engine / part) for part in ("usr/sbin", "usr/bin", "sbin", "bin", "usr/libexec/docker")
-        )
-        environment["PATH"] = f"{programs}:{environment['PATH']}"
-        if (engine / _DOCKER_LIBRARIES).is_dir():
-            environment["LD_LIBRARY_PATH"] = str(engine / _DOCKER_LIBRARIES)
-        # iptables is the host's; the kernel's forwarding switch is on already, so docker leaves FORWARD as it is
-        argv = ["dockerd", "--host=unix:///var/run/docker.sock", "--exec-opt=native.cgroupdriver=cgroupfs"]
-        return argv, environment
+        parts = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/libexec/docker")
+        environment["PATH"] = ":".join([*(str(engine / part) for part in parts), environment["PATH"]])
+        script = """
+            tar -xf "$1" -C "$2" || exit 1
+            if [ -d "$2/$3" ]; then export LD_LIBRARY_PATH="$2/$3"; fi
+            exec dockerd --host=unix:///var/run/docker.sock --exec-opt=native.cgroupdriver=cgroupfs
+        """
+        return ["sh", "-c", script, "docker", self._spec.docker_engine, str(engine), _DOCKER_LIBRARIES], environment
 
     def _spawn(self, name: str, argv: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with open(self._logs / f"{name}.log", "ab") as output:

@@ -28,7 +28,7 @@ class Record:
     registry_program: str = ""
     storage: str = ""
     registry_port: int = 0
-    docker: bool = False
+    docker_engine: str = ""
     keep: bool = False
     # written by the keeper
     subnet: int = 0
