@@ -197,7 +197,13 @@ class K3sCluster:
 
         def read() -> Object | None:
             self._give_up_if_ended()
-            found: Object = kube.request("GET", f"/api/v1/nodes/{self._name}", timeout_s=_REQUEST_TIMEOUT_S)
+            try:
+                found: Object = kube.request(
+                    "GET", f"/api/v1/nodes/{self._name}", timeout_s=_REQUEST_TIMEOUT_S
+                )
+            except ApiError as error:
+                log.debug("%s", error.message)  # while k3s starts, or dies, any answer may come
+                return None
             return found
 
         try:
