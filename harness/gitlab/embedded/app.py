@@ -132,11 +132,12 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def _on_http_exception(_: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405:
-        return JSONResponse({"error": "405 Not Allowed"}, 405)
-    return JSONResponse({"error": f"{status} Not Found"}, status)
+    if not request.scope["path"].startswith("/api/"):
+        # Rails knows no 405: a path without a route for the method is not found. containerd counts on it.
+        return JSONResponse({"error": "404 Not Found"}, 404)
+    return JSONResponse({"error": "405 Not Allowed" if status == 405 else f"{status} Not Found"}, status)
 
 
 async def _on_disconnect(_: Request, __: Exception) -> Response:

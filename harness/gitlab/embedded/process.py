@@ -80,8 +80,8 @@ class EmbeddedGitLab:
             command += ["--registry-ca", str(self._registry_ca)]
         if not self._keep:
             command.append("--until-stdin-closes")
-        # A raw descriptor, not a file object: it must stay open until stop() or the end of this process, whoever
-        # still holds this instance. Its closing is what ends a child that isn't to be kept.
+        # A raw descriptor, not a file object: it stays open until stop() or the end of this process, even
+        # if nobody holds this instance. Its closing is what ends a child that isn't to be kept.
         lifeline, self._lifeline = os.pipe()
         with (self.state_dir / "gitlab.log").open("ab") as log:
             self._child = subprocess.Popen(
