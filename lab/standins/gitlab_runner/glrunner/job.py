@@ -85,7 +85,7 @@ class Job:
         failure: Exception | None = None
         try:
             self._run()
-        except (BuildError, KubeError, OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, GitLab must hear that the job is over
             failure = error
         if self._executor:
             self._executor.cleanup()
@@ -140,7 +140,7 @@ class Job:
         if not image:
             return "no image specified and no default set in config"
         wanted = (self._payload.get("image") or {}).get("pull_policy") or []
-        allowed = self._config.get("allowed_pull_policies") or self._config.get("pull_policy") or []
+        allowed = self._config.get("allowed_pull_policies") or pod.pull_policies(self._config)
         if set(wanted) <= set(allowed):
             return ""
         names = {"always": "Always", "if-not-present": "IfNotPresent", "never": "Never"}

@@ -77,8 +77,8 @@ def build_pod(
         made: Object = {"name": container_name, "image": image, "volumeMounts": mounts}
         made["resources"] = _resources(config, {"build": "", "helper": "helper_"}.get(kind, "service_"))
         made["securityContext"] = _security(config, kind)
-        if policy := (config.get("pull_policy") or [""])[0] if kind != "init_permissions" else "":
-            made["imagePullPolicy"] = _PULL_POLICIES.get(policy, policy)
+        if kind != "init_permissions" and (policies := pull_policies(config)):
+            made["imagePullPolicy"] = _PULL_POLICIES.get(policies[0], policies[0])
         return made | {key: value for key, value in extra.items() if value}
 
     main = ["sh", "-c", shell.detect()]
@@ -136,6 +136,12 @@ def build_pod(
         },
         "spec": {key: value for key, value in spec.items() if value or key in keep},
     }
+
+
+def pull_policies(config: Mapping[str, Any]) -> list[str]:
+    """config.toml takes one policy or a list."""
+    given = config.get("pull_policy") or []
+    return [given] if isinstance(given, str) else list(given)
 
 
 def build_image(job: Mapping[str, Any], variables: Variables, config: Mapping[str, Any]) -> str:

@@ -105,11 +105,14 @@ class Run:
         self._start_polling()
 
     def _start_polling(self) -> None:
-        for poller in self._pollers:
-            poller.stop.set()
         runners = [r for r in self._config["runners"] if r.get("executor") == "kubernetes"]
-        self._pollers = [Poller(self, runner, self._system) for runner in runners]
+        kept = [poller for poller in self._pollers if poller.runner in runners]
         for poller in self._pollers:
+            if poller not in kept:
+                poller.stop.set()
+        new = [Poller(self, r, self._system) for r in runners if r not in [poller.runner for poller in kept]]
+        self._pollers = kept + new
+        for poller in new:
             poller.start()
 
     # Jobs
