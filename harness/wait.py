@@ -37,7 +37,7 @@ POLL_S = 0.5
 RELIST_S = 5.0
 """How often to look although watches run: a watch that died silently costs at most this."""
 SETTLE_S = 0.02
-"""Events come in bursts; one look serves all that arrive within this time."""
+"""Events come in bursts: the first is looked at at once, then at most one look in this time."""
 CANCEL_CHECK_S = 0.25
 UNREACHABLE_LIMIT_S = 20.0
 """An API server that restarts is back sooner; after this the cluster is gone."""
@@ -162,6 +162,7 @@ class _Wait(Generic[T]):
         heartbeat = self.begin + HEARTBEAT_S
         while True:
             changed.clear()
+            self.looked = self.clock.now()
             found, value = self._look()
             if found:
                 if self.ready(value):
@@ -237,7 +238,7 @@ class _Wait(Generic[T]):
             if cancelled.is_set():
                 raise Cancelled(f"{self.what}: interrupted, {self.state or 'nothing seen yet'}")
             if self.clock.wait(changed, min(left, CANCEL_CHECK_S)):
-                self.clock.wait(cancelled, SETTLE_S)
+                self.clock.wait(cancelled, self.looked + SETTLE_S - self.clock.now())
                 return
 
 

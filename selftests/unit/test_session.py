@@ -1,0 +1,225 @@
+"""A run's life without a cluster: options, plan, state file, lock, teardown; and the command line around it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import session
+from harness.errors import EnvironmentProblem, LeftoversError, UsageError
+from harness.options import ProvisionOptions
+from harness.session import Provisioner, attach, check_options, take_down
+from harness.stack import Layer
+from harness.state import StackState, directory_of
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:9"}}]
+users: [{name: u, user: {token: t}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+
+
+class FakeArtifacts:
+    source = "bundle /fake (named by --artifacts)"
+    rehearsal = ("k3s", "operator")
+    versions: Mapping[str, str] = {"k3s": "v1.28.15+lab1", "operator": "1.15.1"}
+    stands_for: Mapping[str, str] = {"k3s": "v1.28.5+k3s1"}
+
+
+class FakeCluster:
+    """Starts by writing a kubeconfig; ``fail`` makes a step go wrong."""
+
+    name, context, node_ip, host_ip, version = "t", None, "10.99.0.2", "10.99.0.1", ""
+    abilities: frozenset[str] = frozenset()
+
+    def __init__(self, state_dir: Path, fail: str = "") -> None:
+        self.kubeconfig = state_dir / "kubeconfig"
+        self.fail = fail
+        self.stops = 0
+
+    def start(self) -> Path:
+        if self.fail == "start":
+            raise EnvironmentProblem("the node did not start")
+        self.kubeconfig.write_text(KUBECONFIG)
+        return self.kubeconfig
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self.fail == "stop":
+            raise EnvironmentProblem("the link is busy")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RUNNER_CONFORMANCE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(session, "open_artifacts", lambda *args, **kwargs: FakeArtifacts())
+    monkeypatch.setattr(session, "LAYERS", {"a": Layer("a", lambda ctx: None)})
+    monkeypatch.setattr(session, "_still_there", lambda run_id: [])
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    one = FakeCluster(home.parent)
+    monkeypatch.setattr(session, "make_cluster", lambda *args: one)
+    monkeypatch.setattr(session, "_attach_cluster", lambda *args: one)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ProvisionOptions(name="Up per"), "can't name a stack"),
+        (ProvisionOptions(cluster="minikube"), "unknown"),
+        (ProvisionOptions(cluster="existing"), "both explicit"),
+        (ProvisionOptions(kubeconfig=Path("x"), context="y"), "would be ignored"),
+        (ProvisionOptions(gitlab_url="https://x"), "needs --gitlab-token-file"),
+        (ProvisionOptions(gitlab_project="g/p"), "would be ignored without --gitlab-url"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_exists(
+    home: Path, options: ProvisionOptions, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_options(options)
+    with pytest.raises(UsageError, match=message):
+        Provisioner(options)
+    assert not home.exists()
+
+
+def test_plan_names_stand_ins_first_and_what_they_stand_for(home: Path) -> None:
+    lines = Provisioner(ProvisionOptions(name="t")).plan(["a"]).lines()
+    assert lines[0].startswith("Rehearsal of profile seed")
+    assert "k3s, operator" in lines[1]
+    assert any("k3s v1.28.15+lab1 (stand-in for v1.28.5+k3s1)" in line for line in lines)
+    assert not (home / "stacks").exists()
+
+
+def test_up_writes_a_state_that_others_attach_to_and_down_removes_it(
+    home: Path, cluster: FakeCluster
+) -> None:
+    run = Provisioner(ProvisionOptions(name="t", keep=True))
+    run.up(["a"])
+    state = json.loads((home / "stacks" / "t" / "stack.json").read_text())
+    assert state["layers"] == {"artifacts": True, "cluster": True, "a": True}
+    assert (home / "stacks" / "t").stat().st_mode & 0o077 == 0
+
+    found = attach("t")
+    assert (found.run_id, found.name) == (run.run_id, "t")
+    assert found.options == run.options
+
+    assert run.down() == []
+    assert run.down() == []
+    assert cluster.stops == 2
+    assert not (home / "stacks" / "t").exists()
+
+
+def attach_without_bundle(*args: Any) -> FakeArtifacts:
+    return FakeArtifacts()
+
+
+@pytest.fixture(autouse=True)
+def reopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_reopen", attach_without_bundle)
+
+
+def test_a_name_in_use_is_refused_and_left_alone(home: Path, cluster: FakeCluster) -> None:
+    first = Provisioner(ProvisionOptions(name="t"))
+    first.start()
+    second = Provisioner(ProvisionOptions(name="t"))
+    with pytest.raises(UsageError, match="in use by process"):
+        second.start()
+    assert second.down() == []
+    assert (home / "stacks" / "t" / "stack.json").exists()
+    assert cluster.stops == 0
+    first.down()
+
+
+def test_a_kept_stack_is_not_overwritten(home: Path, cluster: FakeCluster) -> None:
+    first = Provisioner(ProvisionOptions(name="t", keep=True))
+    first.start()
+    first._lock.release()  # as when its process has ended
+    with pytest.raises(UsageError, match="exists already"):
+        Provisioner(ProvisionOptions(name="t")).start()
+    assert take_down("t") == []
+    assert not (home / "stacks" / "t").exists()
+
+
+def test_a_failed_start_leaves_nothing(home: Path, cluster: FakeCluster) -> None:
+    cluster.fail = "start"
+    run = Provisioner(ProvisionOptions(name="t"))
+    with pytest.raises(EnvironmentProblem, match="did not start"):
+        run.start()
+    assert run.down() == []
+    assert not (home / "stacks" / "t").exists()
+
+
+def test_what_resists_is_told_and_the_state_stays_for_the_next_try(home: Path, cluster: FakeCluster) -> None:
+    cluster.fail = "stop"
+    run = Provisioner(ProvisionOptions(name="t"))
+    run.start()
+    assert run.down() == ["cluster: the link is busy"]
+    assert (home / "stacks" / "t" / "stack.json").exists()
+
+
+def test_state_of_nobody_is_a_usage_error_that_names_those_there_are(
+    home: Path, cluster: FakeCluster
+) -> None:
+    run = Provisioner(ProvisionOptions(name="mine"))
+    run.start()
+    with pytest.raises(UsageError) as caught:
+        StackState.load(directory_of("yours"))
+    assert "mine" in caught.value.hint
+    run.down()
+
+
+def command(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={"RUNNER_CONFORMANCE_HOME": str(home), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+        cwd=Path(__file__).resolve().parents[2],
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["doctor"], ["up"], ["status"], ["kubeconfig"], ["shell"], ["down"], ["reap"], ["bundle"]]
+)
+def test_every_subcommand_has_help_with_an_example(home: Path, words: list[str]) -> None:
+    done = command(home, *words, "--help")
+    assert done.returncode == 0
+    assert f"Example: runner-conformance {words[0]}" in done.stdout or "$(runner-conformance" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["up", "--k3s-version", "v1.20.0+k3s1"], 2, "too old"),
+        (["up", "--only", "nothing"], 2, "no layer is called"),
+        (["up", "--artifacts", "/nowhere"], 2, "neither auto, upstream, china"),
+        (["up", "--nonsense"], 2, "No such option"),
+        (["down", "nobody"], 2, "there is no stack"),
+        (["kubeconfig", "nobody"], 2, "there is no stack"),
+    ],
+)
+def test_bad_usage_is_a_sentence_and_exit_code_2(home: Path, words: list[str], code: int, text: str) -> None:
+    done = command(home, *words)
+    assert text in done.stderr
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_leftovers_have_an_exit_code_of_their_own() -> None:
+    assert LeftoversError("x").exit_code == 11
