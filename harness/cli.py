@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from harness import state as states
-from harness.cli_view import LiveProgress, print_plan, print_status, print_timeline
+from harness.cli_view import LiveProgress, Transfers, print_plan, print_status, print_timeline
 from harness.errors import (
     EXIT_ENVIRONMENT,
     EXIT_INTERRUPTED,
@@ -114,10 +114,13 @@ def _up(options: ProvisionOptions, only: list[str] | None) -> None:
     if unknown:
         raise UsageError(f"no layer is called {unknown[0]!r}", f"there are {', '.join(LAYERS)}")
     progress = LiveProgress(console)
-    run = Provisioner(options, progress=progress, report=console.print)
+    transfers = Transfers(console)
+    run = Provisioner(options, progress=progress, report=console.print, transferred=transfers)
     stays = False
     try:
-        print_plan(console, run.plan(layers))
+        with transfers:
+            plan = run.plan(layers)
+        print_plan(console, plan)
         ctx = run.up(layers)
         print_timeline(console, run.timeline)
         console.print(f"\nexport KUBECONFIG={ctx.cluster.kubeconfig}")
@@ -198,6 +201,27 @@ def down(name: Name = DEFAULT_NAME) -> None:
             evidence="\n".join(leftovers),
         )
     console.print(f"Stack {name!r} is removed.")
+
+
+@app.command(epilog="Example: runner-conformance bundle --profile seed --out /srv/bundle")
+def bundle(
+    out: Annotated[Path, typer.Option(help="Directory to make; it must not exist.")],
+    profile: Annotated[str, typer.Option(help="Profile by name, or a TOML file.")] = "seed",
+    artifacts: Annotated[str, typer.Option(help="upstream or china.")] = "upstream",
+) -> None:
+    """Make an air-gap bundle on a connected machine: all files and images of a profile."""
+    from harness.artifacts.auto import open_artifacts
+    from harness.artifacts.collect import collect
+    from harness.artifacts.upstream import UpstreamArtifacts
+    from harness.profile import load_profile
+
+    if artifacts not in ("upstream", "china"):
+        raise UsageError(f"--artifacts {artifacts}: a bundle is made from upstream or china")
+    with Transfers(console) as transfers:
+        source = open_artifacts(artifacts, load_profile(profile), transferred=transfers)
+        assert isinstance(source, UpstreamArtifacts)  # both are
+        made = collect(source, out.resolve(), console.print)
+    console.print(f"{len(made.files)} files and {len(made.images)} images; use it with --artifacts {out}")
 
 
 @app.command(epilog="Example: runner-conformance reap --dry-run")

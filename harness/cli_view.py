@@ -6,6 +6,7 @@ import threading
 import time
 
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from harness.errors import HarnessError
@@ -29,6 +30,32 @@ class LiveProgress:
         with self._lock:
             passed = time.monotonic() - self._start
             self._console.print(f"{passed:6.1f} s  {layer:<16} {redact(text)}", markup=False)
+
+
+class Transfers:
+    """A progress bar for each file that is being downloaded; callable from a Downloader."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Transfers:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name)
+        self._bars.update(self._tasks[name], completed=done, total=total)
 
 
 def print_plan(console: Console, plan: Plan) -> None:

@@ -124,9 +124,7 @@ class RegistryClient:
 
     def manifest(self, repository: str, reference: str, architecture: str = "amd64") -> Manifest:
         """The manifest by tag or digest; of an index the one for Linux on ``architecture``."""
-        accept = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
-        answer = self._call("GET", repository, f"manifests/{reference}", headers=accept)
-        found = Manifest(answer.content, answer.headers.get("content-type", "").split(";")[0])
+        found = self.stored_manifest(repository, reference)
         if found.media_type not in INDEX_TYPES:
             return found
         for entry in found.content["manifests"]:
@@ -136,6 +134,12 @@ class RegistryClient:
         raise EnvironmentProblem(
             f"{repository}:{reference} has no image for linux/{architecture}", "use an image that has one"
         )
+
+    def stored_manifest(self, repository: str, reference: str) -> Manifest:
+        """What the registry has under a tag or digest: a manifest, or an index of several platforms."""
+        accept = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
+        answer = self._call("GET", repository, f"manifests/{reference}", headers=accept)
+        return Manifest(answer.content, answer.headers.get("content-type", "").split(";")[0])
 
     def blob(self, repository: str, digest: str) -> Iterator[bytes]:
         """A blob in pieces; its digest is checked at the end."""

@@ -1,0 +1,182 @@
+"""Making a bundle from a source: what is wanted, what is pulled, what happens when something can't be had."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.artifacts.bundle import Bundle
+from harness.artifacts.collect import REGISTRY_VERSION, collect, images_in, wanted_images
+from harness.artifacts.download import Downloader, architecture, k3s_file_name
+from harness.artifacts.upstream import UpstreamArtifacts
+from harness.errors import EnvironmentProblem, UsageError
+from harness.gitlab.registry_client import INDEX_TYPES, MANIFEST_TYPES, Manifest
+from harness.profile import load_profile
+
+INDEXED = "quay.io/operator-framework/olm@sha256:"
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class FakeRegistry:
+    """Holds every image that is asked for: one layer that names it; the OLM image behind an index."""
+
+    def __init__(self, missing: str = "\0") -> None:
+        self.missing = missing
+        self.blobs: dict[str, bytes] = {}
+        self.by_digest: dict[str, Manifest] = {}
+        self.pulled: list[str] = []
+
+    def make(self, name: str, *, index: bool = False) -> Manifest:
+        layer, config = name.encode(), b"{}"
+        for blob in (layer, config):
+            self.blobs[digest_of(blob)] = blob
+        entry = {"digest": digest_of(layer), "size": len(layer), "mediaType": "layer"}
+        content: dict[str, Any] = {
+            "config": {"digest": digest_of(config), "size": len(config), "mediaType": "config"},
+            "layers": [entry],
+        }
+        made = self.keep(content, MANIFEST_TYPES[0])
+        if not index:
+            return made
+        platform = {"os": "linux", "architecture": architecture()}
+        return self.keep({"manifests": [{"digest": made.digest, "platform": platform}]}, INDEX_TYPES[0])
+
+    def keep(self, content: Mapping[str, Any], media_type: str) -> Manifest:
+        made = Manifest(json.dumps(content).encode(), media_type)
+        self.by_digest[made.digest] = made
+        return made
+
+    def connect(self, host: str) -> FakeRegistry:
+        return self
+
+    def __enter__(self) -> FakeRegistry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stored_manifest(self, repository: str, reference: str) -> Manifest:
+        if self.missing in repository:
+            raise EnvironmentProblem(f"{repository} is gone")
+        return self.by_digest.get(reference) or self.make(f"{repository}:{reference}")
+
+    def manifest(self, repository: str, reference: str, architecture: str) -> Manifest:
+        found = self.stored_manifest(repository, reference)
+        if found.media_type in INDEX_TYPES:
+            return self.by_digest[found.content["manifests"][0]["digest"]]
+        return found
+
+    def blob(self, repository: str, digest: str) -> Iterator[bytes]:
+        self.pulled.append(digest)
+        yield self.blobs[digest]
+
+
+class Release(Downloader):
+    """Serves release files from a dict instead of the network."""
+
+    def __init__(self, folder: Path, pages: Mapping[str, bytes]) -> None:
+        super().__init__(folder)
+        self.pages = pages
+        self.folder = folder
+
+    def fetch(self, url: str, **_: Any) -> Path:
+        path = self.folder / url.rpartition("/")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.pages[url.rpartition("/")[2]])
+        return path
+
+
+def release(tmp_path: Path, registry: FakeRegistry) -> UpstreamArtifacts:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as packed:
+        member = tarfile.TarInfo("registry")
+        member.size = 7
+        packed.addfile(member, io.BytesIO(b"program"))
+    name = f"registry_{REGISTRY_VERSION}_linux_{architecture()}.tar.gz"
+    k3s = b"not really k3s"
+    olm = registry.make("olm", index=True)
+    pages = {
+        k3s_file_name(): k3s,
+        f"sha256sum-{architecture()}.txt": f"{digest_of(k3s)[7:]}  {k3s_file_name()}\n".encode(),
+        "k3s-images.txt": b"docker.io/rancher/mirrored-pause:3.6\ndocker.io/rancher/klipper-lb:v0.4.4\n",
+        "cert-manager.yaml": b"spec: {containers: [{image: 'quay.io/jetstack/cert-manager-webhook:v1.7.1'}]}",
+        "crds.yaml": b"kind: x",
+        "olm.yaml": (
+            f"image: {INDEXED}{olm.digest[7:]}\n"
+            "args: ['--util-image', 'quay.io/operator-framework/util:v1', '--ns', 'olm']\n"
+        ).encode(),
+        "gitlab-runner-operator.yaml": b"kind: Subscription",
+        name: archive.getvalue(),
+        f"{name}.sha256": f"{digest_of(archive.getvalue())[7:]}  {name}\n".encode(),
+    }
+    return UpstreamArtifacts(load_profile("seed"), Release(tmp_path / "release", pages))
+
+
+def test_a_bundle_is_whole_and_opens(tmp_path: Path) -> None:
+    registry = FakeRegistry()
+    said: list[str] = []
+    made = collect(release(tmp_path, registry), tmp_path / "out", said.append, registry.connect)  # type: ignore[arg-type]
+    again = Bundle.open(tmp_path / "out", full=True)
+    assert again.profile == "seed"
+    assert again.stand_ins == ()
+    assert again.file("registry").read_bytes() == b"program"
+    assert again.components["k3s"].version == "v1.28.5+k3s1"
+    refs = {image.ref for image in made.images}
+    assert "docker.io/library/docker:20.10.7-dind" in refs
+    assert "docker.io/rancher/mirrored-pause:3.6" in refs
+    assert not any("klipper" in ref for ref in refs)
+    assert len(registry.pulled) == len(set(registry.pulled))
+
+
+def test_an_image_named_by_the_digest_of_an_index_keeps_that_digest(tmp_path: Path) -> None:
+    registry = FakeRegistry()
+    made = collect(release(tmp_path, registry), tmp_path / "out", print, registry.connect)  # type: ignore[arg-type]
+    olm = next(image for image in made.images if image.ref.startswith(INDEXED))
+    assert olm.ref.endswith(olm.digest)
+
+
+def test_what_the_profile_replaces_may_be_gone(tmp_path: Path) -> None:
+    registry = FakeRegistry(missing="kubebuilder/kube-rbac-proxy")
+    said: list[str] = []
+    made = collect(release(tmp_path, registry), tmp_path / "out", said.append, registry.connect)  # type: ignore[arg-type]
+    assert any("left out" in line for line in said)
+    assert "docker.io/kubesphere/kube-rbac-proxy:v0.8.0" in {image.ref for image in made.images}
+
+
+def test_nothing_stays_when_a_needed_image_is_gone(tmp_path: Path) -> None:
+    registry = FakeRegistry(missing="jetstack")
+    with pytest.raises(EnvironmentProblem, match="is gone"):
+        collect(release(tmp_path, registry), tmp_path / "out", print, registry.connect)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["release"]
+
+
+def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists already"):
+        collect(release(tmp_path, FakeRegistry()), tmp_path, print)
+
+
+def test_images_are_found_in_fields_and_arguments() -> None:
+    text = """
+    spec:
+      containers:
+      - image: quay.io/a/b:v1
+        args: [--acme-http01-solver-image=quay.io/a/solver:v1, --url=https://x.y/z:1, --v=2, "$(A).b/c:d e"]
+        env: [{name: X, value: quay.io/not/this:v1}]
+    """
+    assert images_in(text) == ["quay.io/a/b:v1", "quay.io/a/solver:v1"]
+
+
+def test_prepulled_images_are_among_the_wanted(tmp_path: Path) -> None:
+    components = {it.ref: it.component for it in wanted_images(release(tmp_path, FakeRegistry()))}
+    runner = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images/gitlab-runner-ocp:v16.0.1"
+    assert components[runner] == "runner"
