@@ -39,6 +39,7 @@ class PatientGitlab(gitlab.Gitlab):  # type: ignore[misc]  # python-gitlab is no
             timeout=TIMEOUT_S,
             session=session,
             per_page=100,
+            keep_base_url=True,  # page on through the address that was given, whatever GitLab calls itself
         )
 
     def _note(self, response: requests.Response, *_: Any, **__: Any) -> None:

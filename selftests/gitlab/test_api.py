@@ -56,7 +56,7 @@ def token_with(server: Server) -> Iterator[Callable[[str], str]]:
 
 
 class TestShapes:
-    """Objects have the documented attributes with the documented types (null is allowed where it is shown)."""
+    """Objects have the documented attributes with the documented types."""
 
     @staticmethod
     def check(kind: str, found: dict[str, Any]) -> None:

@@ -16,7 +16,9 @@ from harness.gitlab.embedded.http import ApiError
 from harness.gitlab.embedded.registry_keys import SERVICE
 from harness.gitlab.embedded.store import Row, now
 
-_NAME = re.compile(r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})+")
+"""distribution's grammar of repository names; no project of ours has a single part."""
 _MAX_SCOPES = 20
 
 

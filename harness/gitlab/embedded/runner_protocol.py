@@ -25,7 +25,7 @@ _TRACE_INTERVAL_S = 3
 _REQUEST_BODY_BYTES = 32 * 1024
 """Workhorse's limit for the body of a job request."""
 _SPOOL_BYTES = MEBIBYTE
-_CONTACT_EVERY_S = 5.0
+_CONTACT_EVERY_S = 1.0
 """How often a contact is written down; GitLab writes every 40 minutes or so and keeps the rest in a cache."""
 
 

@@ -1,0 +1,299 @@
+"""A real registry (distribution) with the embedded GitLab's tokens; docker and skopeo as clients."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+import yaml
+from cryptography import x509
+
+from harness.artifacts.storage import Storage, image_manifest
+from harness.errors import UsageError
+from harness.gitlab.certificates import issue
+from harness.gitlab.client import GitLabSession, GitLabTarget, connect
+from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.registry_client import RegistryClient, StorageSource, copy_image
+from harness.redact import register
+from harness.stack.registry import configuration
+from selftests.gitlab.conftest import CI_FILE, Server, commit_to
+from selftests.gitlab.runner_client import Runner
+
+
+@dataclass(frozen=True)
+class World:
+    """A GitLab, its registry, and an image on disk."""
+
+    server: Server
+    host: str
+    ca_file: Path
+    image: Storage
+
+    def client(self, user: str = "root", password: str | None = None) -> RegistryClient:
+        secret = register(password or self.server.token)
+        return RegistryClient(f"https://{self.host}", user=user, password=secret, ca_file=self.ca_file)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def world(registry_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The registry on loopback with TLS, as it is configured in the cluster."""
+    directory, host = tmp_path_factory.mktemp("registry"), f"127.0.0.1:{free_port()}"
+    made = issue("127.0.0.1", "test")
+    ca_file = directory / "authority" / "ca.crt"
+    ca_file.parent.mkdir()
+    for file, text in (
+        (directory / "tls.crt", made.certificate),
+        (directory / "tls.key", made.key),
+        (ca_file, made.authority),
+    ):
+        file.write_text(text)
+    with EmbeddedGitLab(
+        "127.0.0.1", directory / "gitlab", host, registry_ca=ca_file, long_poll_s=1.0
+    ) as process:
+        shutil.copy(process.token_certificate, directory / "token.crt")
+        settings: dict[str, Any] = configuration(host, process.url, str(directory))
+        settings["storage"]["filesystem"]["rootdirectory"] = str(directory / "storage")
+        (directory / "config.yml").write_text(yaml.safe_dump(settings))
+        with (directory / "log").open("wb") as log:
+            registry = subprocess.Popen(
+                [registry_program, "serve", directory / "config.yml"], stdout=log, stderr=log
+            )
+        try:
+            wait_for_answer(host, ca_file)
+            client = connect(GitLabTarget(process.url, process.token))
+            client.auth()
+            target = GitLabTarget(
+                process.url, process.token, registry_host=host, registry_ca=ca_file, embedded=True
+            )
+            yield World(
+                Server(target, client, process.state_dir), host, ca_file, an_image(directory / "bundle")
+            )
+        finally:
+            registry.terminate()
+            registry.wait(10)
+
+
+def wait_for_answer(host: str, ca_file: Path) -> None:
+    end = time.monotonic() + 20
+    while True:
+        try:
+            httpx.get(f"https://{host}/v2/", verify=str(ca_file), trust_env=False)
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < end, "the registry does not answer"
+            time.sleep(0.1)
+
+
+def an_image(directory: Path) -> Storage:
+    """An image of two layers in a bundle's storage."""
+    storage = Storage(directory)
+    layers = [
+        storage.put_blob(os.urandom(3_000_000), "application/vnd.oci.image.layer.v1.tar+gzip"),
+        storage.put_blob(b"second layer", "application/vnd.oci.image.layer.v1.tar+gzip"),
+    ]
+    content = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+    )
+    config = storage.put_blob(content.encode(), "application/vnd.oci.image.config.v1+json")
+    storage.put_manifest("docker.io/library/alpine", image_manifest(config, layers), "latest")
+    return storage
+
+
+@pytest.fixture
+def project(world: World) -> Iterator[Any]:
+    made = world.server.gl.projects.create({"name": f"registry-{time.time_ns()}"})
+    yield made
+    made.delete()
+
+
+@pytest.fixture
+def job(world: World, project: Any, tag: str) -> dict[str, Any]:
+    """A running job of ``project``."""
+    wanted = {"runner_type": "project_type", "project_id": project.id, "tag_list": [tag]}
+    runner = Runner(world.server.url, world.server.gl.user.runners.create(wanted).token)
+    commit_to(project, CI_FILE.format(tag=tag))
+    project.pipelines.create({"ref": "main"})
+    return runner.take()
+
+
+def copy_base(world: World, client: RegistryClient, repository: str, tag: str = "latest") -> str:
+    source = StorageSource(world.image)
+    return copy_image(source, "docker.io/library/alpine", "latest", client, repository, tag)
+
+
+class TestTokens:
+    @staticmethod
+    def claims(world: World, scope: str, user: str, password: str) -> dict[str, Any]:
+        query = {"service": "container_registry", "scope": scope}
+        url = f"{world.server.url}/jwt/auth"
+        answer = httpx.get(url, params=query, auth=(user, password), trust_env=False)
+        assert answer.status_code == 200, answer.text
+        token = answer.json()["token"]
+        chain = jwt.get_unverified_header(token)["x5c"]
+        key = x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
+        found: dict[str, Any] = jwt.decode(token, key, algorithms=["RS256"], audience="container_registry")
+        return found
+
+    def test_claims(self, world: World, project: Any) -> None:
+        path = project.path_with_namespace
+        claims = self.claims(world, f"repository:{path}:pull,push", "root", world.server.token)
+        assert (claims["iss"], claims["aud"], claims["sub"]) == (
+            "gitlab-issuer",
+            "container_registry",
+            "root",
+        )
+        assert claims["access"] == [{"type": "repository", "name": path, "actions": ["pull", "push"]}]
+        assert claims["exp"] - claims["iat"] == 300
+
+    def test_job_may_push_to_its_own_project_only(
+        self, world: World, project: Any, job: dict[str, Any]
+    ) -> None:
+        own, other = project.path_with_namespace, world.server.gl.projects.create({"name": "other"})
+        scope = f"repository:{own}/app:pull,push repository:{other.path_with_namespace}:pull,push"
+        claims = self.claims(world, scope, "gitlab-ci-token", job["token"])
+        assert [entry["name"] for entry in claims["access"]] == [f"{own}/app"]
+        other.delete()
+
+    def test_unknown_project_and_odd_names_are_left_out(self, world: World, project: Any) -> None:
+        own = project.path_with_namespace
+        for scope in (
+            "repository:root/nothing:pull",
+            f"repository:{own}/../other:push",
+            f"repository:{own.upper()}:push",
+            "registry:catalog:*",
+            "repository",
+            f"repository:{own}:explode",
+        ):
+            assert self.claims(world, scope, "root", world.server.token)["access"] == []
+
+    def test_refusals(self, world: World, job: dict[str, Any]) -> None:
+        url, query = f"{world.server.url}/jwt/auth", {"service": "container_registry"}
+        for auth in (
+            ("root", "wrong"),
+            ("gitlab-ci-token", "glcbt-64_wrong"),
+            ("gitlab-ci-token", world.server.token),
+        ):
+            assert httpx.get(url, params=query, auth=auth, trust_env=False).status_code == 401
+        assert httpx.get(url, params=query, trust_env=False).status_code == 403
+        assert httpx.get(url, params={"service": "other"}, trust_env=False).status_code == 404
+
+
+class TestClient:
+    def test_copy_list_and_read(self, world: World, project: Any) -> None:
+        path = project.path_with_namespace
+        with world.client() as client:
+            digest = copy_base(world, client, f"{path}/base")
+            assert client.tags(f"{path}/base") == ["latest"]
+            manifest = client.manifest(f"{path}/base", "latest")
+            assert manifest.digest == digest
+            assert b"".join(client.blob(f"{path}/base", manifest.blobs[2])) == b"second layer"
+            assert client.tags(f"{path}/nothing") == []
+
+    def test_project_of_another_is_denied_to_a_job(
+        self, world: World, project: Any, job: dict[str, Any]
+    ) -> None:
+        other = world.server.gl.projects.create({"name": "foreign"})
+        with world.client("gitlab-ci-token", job["token"]) as client:
+            copy_base(world, client, f"{project.path_with_namespace}/app")
+            with pytest.raises(UsageError, match="is denied"):
+                copy_base(world, client, other.path_with_namespace)
+        other.delete()
+
+    def test_gitlab_lists_repositories_and_tags(self, world: World, project: Any) -> None:
+        path = project.path_with_namespace
+        with world.client() as client:
+            copy_base(world, client, path, "v1.0.0")
+            copy_base(world, client, f"{path}/base")
+        session = GitLabSession(world.server.target, "rc-00000000")
+        assert session.registry_tags(project) == {path: ["v1.0.0"], f"{path}/base": ["latest"]}
+        repository = next(it for it in project.repositories.list(get_all=True) if it.path == path)
+        assert repository.location == f"{world.host}/{path}"
+        assert repository.tags.get("v1.0.0").total_size == 3_000_012
+        repository.tags.delete("v1.0.0")
+        assert session.registry_tags(project) == {f"{path}/base": ["latest"]}
+
+    def test_project_with_images_is_removed(self, world: World) -> None:
+        with GitLabSession(world.server.target, f"rc-{os.urandom(4).hex()}") as session:
+            image = session.registry_image
+            assert image == f"{world.host}/{session.project().path_with_namespace}"
+            with world.client() as client:
+                copy_base(world, client, session.project().path_with_namespace)
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+class TestSkopeo:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = ["skopeo", *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+    def copy(
+        self, world: World, source: str, target: str, credentials: str
+    ) -> subprocess.CompletedProcess[str]:
+        certificates = str(world.ca_file.parent)  # holds nothing but the CA
+        return self.run(
+            "copy", "--src-cert-dir", certificates, "--dest-cert-dir", certificates,
+            "--src-creds", credentials, "--dest-creds", credentials,
+            f"docker://{world.host}/{source}", f"docker://{world.host}/{target}",
+        )  # fmt: skip
+
+    def test_push_and_pull_with_a_personal_token(self, world: World, project: Any) -> None:
+        path = project.path_with_namespace
+        with world.client() as client:
+            copy_base(world, client, f"{path}/base")
+            done = self.copy(world, f"{path}/base:latest", f"{path}:v1.0.0", f"root:{world.server.token}")
+            assert done.returncode == 0, done.stderr
+            assert client.tags(path) == ["v1.0.0"]
+
+    def test_push_with_a_job_token(self, world: World, project: Any, job: dict[str, Any]) -> None:
+        path, credentials = project.path_with_namespace, f"gitlab-ci-token:{job['token']}"
+        other = world.server.gl.projects.create({"name": "skopeo-other"})
+        with world.client() as client:
+            copy_base(world, client, f"{path}/base")
+        done = self.copy(world, f"{path}/base:latest", f"{path}:v1.0.0", credentials)
+        assert done.returncode == 0, done.stderr
+        denied = self.copy(world, f"{path}/base:latest", f"{other.path_with_namespace}:v1", credentials)
+        assert denied.returncode != 0
+        assert "denied" in denied.stderr
+        other.delete()
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="the docker client is not installed")
+class TestDocker:
+    def login(
+        self, world: World, user: str, password: str, directory: Path
+    ) -> subprocess.CompletedProcess[str]:
+        """`docker login` needs no engine; SSL_CERT_FILE has it trust our CA."""
+        argv = ["docker", "--config", str(directory), "login", "-u", user, "--password-stdin", world.host]
+        environment = {**os.environ, "SSL_CERT_FILE": str(world.ca_file)}
+        return subprocess.run(
+            argv, input=password, env=environment, capture_output=True, text=True, timeout=60
+        )
+
+    def test_login(self, world: World, job: dict[str, Any], tmp_path: Path) -> None:
+        for user, password in (("root", world.server.token), ("gitlab-ci-token", job["token"])):
+            done = self.login(world, user, password, tmp_path)
+            assert "Login Succeeded" in done.stdout, done.stderr
+
+    def test_login_with_a_wrong_password(self, world: World, tmp_path: Path) -> None:
+        done = self.login(world, "root", "wrong", tmp_path)
+        assert done.returncode != 0
+        assert "denied" in done.stderr or "unauthorized" in done.stderr
