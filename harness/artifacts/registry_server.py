@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from harness.cluster import linux
@@ -142,3 +143,14 @@ class RegistryServer:
     def _fail(self, what: str) -> None:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
         raise EnvironmentProblem(f"the registry program {what}", f"its log: {self.log}", evidence=tail)
+
+
+def free_port(address: str, preferred: int) -> int:
+    """``preferred`` if it is free at this address, else any that is."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((address, port))
+                return int(probe.getsockname()[1])
+    raise EnvironmentProblem(f"no port is free at {address}", "has this host that address?")

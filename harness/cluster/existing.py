@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from harness.errors import EnvironmentProblem, SuiteDefect, UsageError
-from harness.kube import Kube
+from harness.kube import ApiError, Kube
+
+_TIMEOUT_S = 10.0
 
 
 class ExistingCluster:
@@ -54,17 +57,18 @@ class ExistingCluster:
         return frozenset()
 
     def start(self) -> Path:
-        """Check that it answers.  Raises UsageError for a wrong file or context, EnvironmentProblem for silence."""
+        """Check that it answers: UsageError for a wrong file or context, EnvironmentProblem for silence."""
         self._check_context()
+        kube = Kube(self._kubeconfig, self._context)
         try:
-            nodes = Kube(self._kubeconfig, self._context).list("v1/Node")
-        except EnvironmentProblem as error:
+            kube.request("GET", "/version", timeout_s=_TIMEOUT_S)
+        except ApiError as error:
             raise EnvironmentProblem(
-                f"the cluster of context {self._context!r} in {self._kubeconfig} does not answer: {error.message}",
+                f"the cluster of {self._context!r} in {self._kubeconfig} does not answer: {error.message}",
                 "check it with kubectl --kubeconfig and --context",
-                evidence=error.evidence,
             ) from error
-        if nodes:
+        with suppress(ApiError):  # who may not see nodes can still check a stack
+            nodes = kube.request("GET", "/api/v1/nodes", timeout_s=_TIMEOUT_S)["items"]
             self._node_ip = node_address(nodes[0])
             self._version = str(nodes[0]["status"]["nodeInfo"]["kubeletVersion"])
         return self._kubeconfig

@@ -22,7 +22,7 @@ import yaml
 from harness.cluster import cgroups, keeper, links, preflight
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
 from harness.cluster.record import Record
-from harness.cluster.registries import REGISTRY_PORT, registries_yaml
+from harness.cluster.registries import LOCAL, registries_yaml
 from harness.errors import Blame, EnvironmentProblem, HarnessError, LeftoversError
 from harness.kube import ApiError, Kube, Object
 from harness.wait import WaitError, wait_for
@@ -101,7 +101,9 @@ class K3sCluster:
 
     @property
     def abilities(self) -> frozenset[str]:
-        docker = self._options.docker_engine is not None if self._options else bool(self._running.docker_engine)
+        docker = (
+            self._options.docker_engine is not None if self._options else bool(self._running.docker_engine)
+        )
         return frozenset({NODE_SHELL, LOAD_IMAGE} | ({DOCKER} if docker else set()))
 
     @property
@@ -143,11 +145,10 @@ class K3sCluster:
             k3s=str(options.k3s.absolute()),
             version=self._version,
             arguments=server_arguments(options, self._version),
-            registries=yaml.safe_dump(registries_yaml(options, "{host_ip}"), sort_keys=True),
+            registries=yaml.safe_dump(registries_yaml(options, LOCAL), sort_keys=True),
             unreachable=list(options.unreachable_registries),
             registry_program=str(options.registry_program.absolute()) if options.registry_program else "",
             storage=str(options.storage.absolute()) if options.storage else "",
-            registry_port=REGISTRY_PORT,
             docker_engine=str(options.docker_engine.absolute()) if options.docker_engine else "",
             keep=options.keep,
         )
@@ -159,7 +160,7 @@ class K3sCluster:
                 stdin=subprocess.DEVNULL if options.keep else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C at the terminal must reach the harness alone, which then stops this
+                start_new_session=True,  # Ctrl-C must reach the harness alone, which then stops this
                 cwd="/",
                 env={**os.environ, "PYTHONPATH": _import_path()},
             )
@@ -216,7 +217,9 @@ class K3sCluster:
                 poll_s=_POLL_S,
             )
         except WaitError as error:
-            raise EnvironmentProblem(error.message, "k3s's log says more", evidence=self.log_tail()) from error
+            raise EnvironmentProblem(
+                error.message, "k3s's log says more", evidence=self.log_tail()
+            ) from error
         if self._running.docker_engine:
             self._poll(self._docker_listens, f"the docker engine of {self._name} listens", _DOCKER_TIMEOUT_S)
 
@@ -324,7 +327,7 @@ def server_arguments(options: ClusterOptions, version: str) -> list[str]:
         "--disable-network-policy",  # needs ipset in the kernel; nothing in the chain uses network policies
         "--disable-helm-controller",
         "--flannel-backend=host-gw",  # one node: no tunnel, so no vxlan in the kernel either
-        # conntrack's limits belong to the first network namespace; in another, kube-proxy can't set them and ends
+        # conntrack's limits belong to the first network namespace; elsewhere kube-proxy can't set them
         "--kube-proxy-arg=conntrack-max-per-core=0",
         "--kube-proxy-arg=conntrack-tcp-timeout-established=0",
         "--kube-proxy-arg=conntrack-tcp-timeout-close-wait=0",

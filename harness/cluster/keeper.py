@@ -2,7 +2,8 @@
 
     python -m harness.cluster.keeper <state_dir>
 
-It reads ``keeper.json``, reports progress as JSON lines on standard output, and ends when asked to (SIGTERM), when
+It reads ``cluster.json`` there, says on standard output whether the node was started, and ends when asked to
+(SIGTERM), when
 k3s ends, or when its standard input closes: that is the life line of the process that started it.  The node's
 processes and the registry die with it, by the kernel's hand, even if it is killed.
 """
@@ -15,13 +16,14 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness.artifacts.registry_server import RegistryServer
-from harness.cluster import cgroups, dns, links, linux, nat, node
+from harness.artifacts.registry_server import RegistryServer, free_port
+from harness.cluster import cgroups, dns, links, linux, nat, node, registries
 from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem, HarnessError
 
@@ -84,17 +86,29 @@ class Keeper:
         record.forwarding_was_off = links.open_forwarding(record.link, record.run_id, record.name)
         record.save(self._state_dir)
         nat.Nat(record.run_id, record.link, subnet.network).open()
-        if record.registry_program and record.storage:
-            self._registry = RegistryServer(
-                Path(record.registry_program), Path(record.storage), subnet.host_ip, record.registry_port,
-                state_dir=self._state_dir / "registry",
-            )  # fmt: skip
-            self._registry.start()
+        self._serve_images(subnet)
         os.write(go, b"g")
         record.node = int(self._expect("started")["pid"])
         record.node_ticks = linux.start_ticks(record.node)
         record.save(self._state_dir)
         self._tell({"event": "started"})
+
+    def _serve_images(self, subnet: links.Subnet) -> None:
+        """Start the bundle's registry, if there is one, and tell k3s where to pull from."""
+        record = self._record
+        if record.registry_program and record.storage:
+            self._registry = RegistryServer(
+                Path(record.registry_program),
+                Path(record.storage),
+                subnet.host_ip,
+                free_port(subnet.host_ip, registries.PREFERRED_PORT),
+                state_dir=self._state_dir / "registry",
+            )
+            self._registry.start()
+            record.registry = self._registry.url
+        settings = self._state_dir / "node/etc-rancher/k3s/registries.yaml"
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text(record.registries.replace(registries.LOCAL, record.registry))
 
     def _spec(self, subnet: links.Subnet) -> node.NodeSpec:
         record = self._record
@@ -103,9 +117,6 @@ class Keeper:
         for name in node.BOUND:
             (node_dir / name).mkdir(parents=True, exist_ok=True)
         (self._state_dir / "logs").mkdir(exist_ok=True)
-        k3s = node_dir / "etc-rancher/k3s"
-        k3s.mkdir(exist_ok=True)
-        (k3s / "registries.yaml").write_text(record.registries.replace("{host_ip}", subnet.host_ip))
         return node.NodeSpec(
             name=record.name,
             cgroup=record.cgroup,
@@ -187,14 +198,15 @@ class Keeper:
 
 
 def remove_outside(record: Record) -> list[str]:
-    """Remove link, rules and cgroups of a node whose processes are dead; returns what could not be removed."""
+    """Remove link, rules and cgroups of a node whose processes are dead; returns what resisted."""
     left: list[str] = []
     if not linux.await_gone(record.node, record.node_ticks, _KILL_TIMEOUT_S):
         left.append(f"process {record.node}, the first of the node {record.name}")
-    for what, action in (
-        (f"firewall rules of {record.link}", lambda: nat.close(record.link)),
-        (f"link {record.link}", lambda: links.remove(record.link)),
-    ):
+    actions: dict[str, Callable[[], None]] = {
+        f"firewall rules of {record.link}": lambda: nat.close(record.link),
+        f"link {record.link}": lambda: links.remove(record.link),
+    }
+    for what, action in actions.items():
         try:
             action()
         except (HarnessError, OSError) as error:

@@ -116,7 +116,7 @@ class KindCluster:
         return found.stdout.split()
 
     def _kind(self) -> PytestKindCluster:
-        """pytest-kind's handle.  It makes ``.pytest-kind`` where we are, so that is taken away if it stays empty."""
+        """pytest-kind's handle.  It makes ``.pytest-kind`` where we are; left empty, that goes again."""
         from pytest_kind.cluster import KindCluster as PytestKindCluster
 
         program = shutil.which("kind")

@@ -1,4 +1,4 @@
-"""Find and remove what clusters left on this host: all of it carries a run id, and nothing else is touched."""
+"""Find and remove what clusters left on this host: only what carries a run id is ever touched."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def find_leftovers(
 ) -> list[Leftover]:
     """What is left of one run or of all.
 
-    Clusters that still run are no leftovers unless ``running`` says so.  State directories are looked for in the
-    places that ``runner-conformance`` uses, and in ``places``.
+    Clusters that still run are no leftovers unless ``running`` says so.  State directories are looked for in
+    the places that ``runner-conformance`` uses, and in ``places``.
     """
     keepers = _keepers()
     alive = [it for it in keepers if it.record and not running]

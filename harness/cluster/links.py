@@ -8,8 +8,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-from pyroute2 import IPRoute
+from typing import Any
 
 from harness.errors import EnvironmentProblem
 
@@ -43,6 +42,13 @@ class Subnet:
         return f"10.99.{self.number}.2"
 
 
+def _netlink() -> Any:
+    """A netlink socket.  Imported late: the package takes half a second, and most callers want a name."""
+    from pyroute2 import IPRoute
+
+    return IPRoute()
+
+
 def link_name(run_id: str, number: int) -> str:
     """Name of the host's end: run id and subnet, within the kernel's 15 characters."""
     return f"{run_id.replace('-', '')}n{number}"
@@ -51,7 +57,7 @@ def link_name(run_id: str, number: int) -> str:
 def taken_networks() -> list[ipaddress.IPv4Network]:
     """Networks that this host's addresses and routes (the default route aside) cover."""
     found = []
-    with IPRoute() as ipr:
+    with _netlink() as ipr:
         for address in ipr.get_addr(family=socket.AF_INET):
             value = f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}"
             found.append(ipaddress.ip_network(value, strict=False))
@@ -98,7 +104,7 @@ def _claim(number: int) -> socket.socket | None:
 def connect(subnet: Subnet, run_id: str, name: str, pid: int) -> str:
     """Make the pair, one end in the network namespace of process ``pid``; returns the host's end's name."""
     host_end = link_name(run_id, subnet.number)
-    with IPRoute() as ipr:
+    with _netlink() as ipr:
         peer = {"ifname": NODE_LINK, "net_ns_pid": pid}
         ipr.link("add", ifname=host_end, kind="veth", peer=peer)
         (index,) = ipr.link_lookup(ifname=host_end)
@@ -116,15 +122,15 @@ def _alias(run_id: str, name: str, *, forwarding_was_off: bool = False) -> str:
 def open_forwarding(link: str, run_id: str, name: str) -> bool:
     """Have the kernel forward packets; returns whether it did not before the first of our nodes came.
 
-    The answer is written on the link first: a node that comes while this one lives inherits it, and whichever goes
-    last turns forwarding off again.
+    The answer is written on the link first: a node that comes while this one lives inherits it, and whichever
+    goes last turns forwarding off again.
     """
     before = _aliases()
     was_off = _FORWARDING.read_text().strip() == "0" or any(
         _FORWARDING_WAS_OFF in it for it in before.values()
     )
     if was_off:
-        with IPRoute() as ipr:
+        with _netlink() as ipr:
             (index,) = ipr.link_lookup(ifname=link)
             ipr.link("set", index=index, ifalias=_alias(run_id, name, forwarding_was_off=True))
         _FORWARDING.write_text("1")
@@ -140,12 +146,12 @@ def close_forwarding() -> None:
 def configure_inside(subnet: Subnet) -> None:
     """Within the node's namespace: loopback, address, default route, and forwarding between pods and link.
 
-    Forwarding is on before docker starts: docker turns FORWARD's policy to DROP where it must turn it on itself.
+    Forwarding is on before docker starts: docker, if it must turn it on, sets FORWARD's policy to DROP.
     Refusals are not rationed (one a second is the default): in an air-gapped node every lookup is refused.
     """
     for name, value in (("ip_forward", "1"), ("icmp_ratelimit", "0")):
         (Path("/proc/sys/net/ipv4") / name).write_text(value)
-    with IPRoute() as ipr:
+    with _netlink() as ipr:
         ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
         (index,) = ipr.link_lookup(ifname=NODE_LINK)
         ipr.addr("add", index=index, address=subnet.node_ip, prefixlen=30)
@@ -159,7 +165,7 @@ def owned() -> dict[str, str]:
 
 
 def _aliases() -> dict[str, list[str]]:
-    with IPRoute() as ipr:
+    with _netlink() as ipr:
         found = {}
         for link in ipr.get_links():
             words = str(link.get_attr("IFLA_IFALIAS") or "").split()
@@ -176,6 +182,6 @@ def run_id_of(link: str) -> str:
 
 def remove(name: str) -> None:
     """Remove a link (with it its peer); no error if there is none."""
-    with IPRoute() as ipr:
+    with _netlink() as ipr:
         for index in ipr.link_lookup(ifname=name):
             ipr.link("del", index=index)

@@ -1,14 +1,14 @@
 """Outgoing traffic of a node: translation, and a way through host firewalls that drop what is forwarded.
 
-All rules carry the run id.  A table of our own translates addresses.  A packet that any other base chain drops is
-lost, whatever our table says; so an accept rule goes to the head of every foreign chain on the input and forward hooks
-that does more than accept.  Chains that iptables manages are changed by iptables, all others by nft.
+All rules carry the run id.  A table of our own translates addresses.  A packet that any other base chain
+drops is lost, whatever our table says; so accept rules go to the head of every foreign chain on the hooks
+input and forward.  Chains that iptables manages are changed by iptables, all others by nft.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EnvironmentProblem
-
-log = logging.getLogger(__name__)
 
 _TABLE = "runner_conformance_"
 _IPTABLES = ("iptables", "iptables-legacy")
@@ -75,12 +73,9 @@ class Nat:
             _nft_script("\n".join(rules))
 
     def _pass_iptables_chains(self) -> None:
-        for command in _iptables_in_use():
-            for chain, rule in (
-                ("INPUT", ["-i", self.link]),
-                ("FORWARD", ["-i", self.link]),
-                ("FORWARD", ["-o", self.link, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]),
-            ):
+        answers = ["-o", self.link, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+        for command, chain in _iptables_that_filter():
+            for rule in (["-i", self.link], *([answers] if chain == "FORWARD" else [])):
                 _run([command, "-w", "-I", chain, "1", *rule, *self._comment(), "-j", "ACCEPT"])
 
 
@@ -101,20 +96,21 @@ def filtering_chains(ruleset: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _iptables_in_use() -> list[str]:
-    """The iptables commands, one a flavour, whose INPUT or FORWARD chain does more than accept."""
-    found: dict[str, str] = {}
+def _iptables_that_filter() -> list[tuple[str, str]]:
+    """Command, one a flavour, and chain where iptables does more than accept.
+
+    A rule in another chain would make that chain, and leave it there.
+    """
+    found: dict[tuple[str, str], str] = {}
     for command in _IPTABLES:
         if not shutil.which(command):
             continue
         flavour = "legacy" if "legacy" in _output([command, "--version"]) else "nft"
         rules = "" if flavour == "legacy" and not _legacy_loaded() else _output([command, "-w", "-S"])
-        if any(
-            line.startswith(("-A INPUT", "-A FORWARD", "-P INPUT DROP", "-P FORWARD DROP"))
-            for line in rules.splitlines()
-        ):
-            found.setdefault(flavour, command)
-    return list(found.values())
+        for chain in ("INPUT", "FORWARD"):
+            if re.search(rf"^(-A {chain}\b|-P {chain} DROP)", rules, re.MULTILINE):
+                found.setdefault((flavour, chain), command)
+    return [(command, chain) for (_, chain), command in found.items()]
 
 
 def _legacy_loaded() -> bool:
@@ -126,7 +122,7 @@ def _legacy_loaded() -> bool:
 
 
 def owned() -> dict[str, str]:
-    """What is in place on this host: a description of each rule set → the link's name (it holds the run id)."""
+    """What is in place on this host: a description of each rule or table → the link that it is for."""
     found: dict[str, str] = {}
     if shutil.which("nft"):
         for entry in _nft_json("list", "ruleset").get("nftables", []):

@@ -1,6 +1,6 @@
 """The node's side: namespaces, its own view of the file system, and the first process that runs k3s.
 
-Runs in a child of the keeper (keeper.py), which it never outlives.  What is set up here vanishes with the namespaces.
+Runs in a child of the keeper (keeper.py), which it never outlives.  All that is set up here goes with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.cluster import cgroups, links, linux
 
-#: Host directories that get a writable layer of the node's own, in memory: nothing written there reaches the host.
+#: Host directories that get a writable layer in memory: nothing that the node writes there reaches the host.
 _OVERLAID = ("/etc", "/opt", "/usr/libexec", "/var/lib")
 #: Directories that hold much, or that the host side reads: real ones below the state directory.
 BOUND = {
@@ -33,8 +33,8 @@ BOUND = {
     "var-lib-containerd": "/var/lib/containerd",
     "var-log": "/var/log",
 }
-#: Settings of the whole machine that a kubelet writes (kubelet's sysctl defaults, --protect-kernel-defaults). The node
-#: gets files in their place: what it writes there changes nothing outside.
+#: Settings of the whole machine that a kubelet writes (--protect-kernel-defaults says which).  The node gets
+#: files in their place: what it writes there changes nothing outside.
 _KERNEL_SETTINGS = (
     "kernel/keys/root_maxbytes",
     "kernel/keys/root_maxkeys",
@@ -79,7 +79,7 @@ class NodeSpec:
 
 
 def enter_namespaces(spec: NodeSpec) -> None:
-    """Put the calling process into cgroups and namespaces of its own.  Its *children* are in the PID namespace."""
+    """Put the calling process into cgroups and namespaces of its own; its *children* into the PID one."""
     cgroups.enter(spec.cgroup)
     linux.unshare(
         linux.CLONE_NEWNS
@@ -244,7 +244,15 @@ class _FirstProcess:
             if [ -d "$2/$3" ]; then export LD_LIBRARY_PATH="$2/$3"; fi
             exec dockerd --host=unix:///var/run/docker.sock --exec-opt=native.cgroupdriver=cgroupfs
         """
-        return ["sh", "-c", script, "docker", self._spec.docker_engine, str(engine), _DOCKER_LIBRARIES], environment
+        return [
+            "sh",
+            "-c",
+            script,
+            "docker",
+            self._spec.docker_engine,
+            str(engine),
+            _DOCKER_LIBRARIES,
+        ], environment
 
     def _spawn(self, name: str, argv: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with open(self._logs / f"{name}.log", "ab") as output:
@@ -260,8 +268,8 @@ class _FirstProcess:
     def _ensure_template(self) -> None:
         """Without CAP_SYS_RESOURCE nothing may lower an oom_score_adj, so containerd must not try.
 
-        k3s's own configuration differs from version to version; so the one that it has written is taken, changed, put
-        in place as its template, and k3s is started again.  A k3s that sees to it itself is left alone.
+        k3s's own configuration differs from version to version; so the one that it has written is taken,
+        changed, put in place as its template, and k3s is started again.  One that sees to it itself is left.
         """
         etc = Path("/var/lib/rancher/k3s/agent/etc/containerd")
         config = etc / "config.toml"
@@ -295,10 +303,10 @@ class _FirstProcess:
 def with_restricted_oom_score(config: str) -> str:
     """containerd's configuration with ``restrict_oom_score_adj = true`` in its CRI section, as a Go template.
 
-    The section is ``io.containerd.grpc.v1.cri`` in version 2 and ``io.containerd.cri.v1.runtime`` in version 3.
+    The section is ``io.containerd.grpc.v1.cri`` in version 2, ``io.containerd.cri.v1.runtime`` in version 3.
     """
-    sections = ('[plugins."io.containerd.grpc.v1.cri"]', "[plugins.'io.containerd.cri.v1.runtime']",
-                '[plugins."io.containerd.cri.v1.runtime"]', "[plugins.'io.containerd.grpc.v1.cri']")  # fmt: skip
+    names = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
+    sections = [f"[plugins.{quote}{name}{quote}]" for name in names for quote in ('"', "'")]
     lines, done = [], False
     for line in config.replace("{{", '{{"{{"}}').splitlines():
         if line.strip().startswith("restrict_oom_score_adj"):
@@ -308,13 +316,13 @@ def with_restricted_oom_score(config: str) -> str:
             lines.append("  restrict_oom_score_adj = true")
             done = True
     if not done:
-        name = sections[1] if "version = 3" in config else sections[0]
+        name = sections[2 if "version = 3" in config else 0]
         lines += ["", name, "  restrict_oom_score_adj = true"]
     return "\n".join(lines) + "\n"
 
 
 def main_in_child(spec: NodeSpec, to_keeper: int, from_keeper: int) -> None:
-    """What the keeper's child does: enter, let the keeper connect the link, then become parent of process 1."""
+    """What the keeper's child does: enter, let the keeper connect the link, become parent of process 1."""
 
     def report(message: dict[str, Any]) -> None:
         os.write(to_keeper, (json.dumps(message) + "\n").encode())

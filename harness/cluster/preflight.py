@@ -109,7 +109,7 @@ def _has_filesystem(kind: str) -> bool:
 
 
 def k3s_version(program: Path) -> str:
-    """The version that ``k3s --version`` prints, as ``v1.28.5+k3s1``.  Raises EnvironmentProblem if it is no k3s."""
+    """The version that ``k3s --version`` prints (``v1.28.5+k3s1``); EnvironmentProblem if it is no k3s."""
     if not program.is_file():
         raise EnvironmentProblem(f"there is no k3s at {program}", "check --artifacts")
     output = _run([str(program), "--version"])

@@ -27,7 +27,6 @@ class Record:
     unreachable: list[str] = field(default_factory=list)
     registry_program: str = ""
     storage: str = ""
-    registry_port: int = 0
     docker_engine: str = ""
     keep: bool = False
     # written by the keeper
@@ -35,6 +34,7 @@ class Record:
     link: str = ""
     keeper: int = 0
     keeper_ticks: int | None = None
+    registry: str = ""
     node: int = 0
     node_ticks: int | None = None
     forwarding_was_off: bool = False

@@ -6,13 +6,16 @@ from typing import Any
 
 from harness.cluster.protocol import ClusterOptions
 
-REGISTRY_PORT = 5000
+#: Stands for the URL until the keeper has chosen address and port.
+LOCAL = "{registry}"
+#: Where a person would look for it; another port where this one is taken.
+PREFERRED_PORT = 5000
 #: The discard service: nothing listens there on the node's own loopback, so a pull is refused at once.
 _CLOSED = "http://127.0.0.1:9"
 
 
-def registries_yaml(options: ClusterOptions, host_ip: str) -> dict[str, Any]:
-    """Content of registries.yaml.
+def registries_yaml(options: ClusterOptions, local: str) -> dict[str, Any]:
+    """Content of registries.yaml; ``local`` is the URL of the bundle's registry, where there is one.
 
     In a bundle's registry a repository is called after its upstream host, so each name is rewritten
     (``rewrite``: k3s's documentation, "Private Registry Configuration").
@@ -21,7 +24,6 @@ def registries_yaml(options: ClusterOptions, host_ip: str) -> dict[str, Any]:
     for registry, urls in options.registry_endpoints.items():
         mirrors[registry] = {"endpoint": list(urls)}
     if options.air_gapped:
-        local = f"http://{host_ip}:{REGISTRY_PORT}"
         for registry in options.upstream_registries:
             mirrors[registry] = {"endpoint": [local], "rewrite": {"^(.*)$": f"{registry}/$1"}}
     for registry in options.unreachable_registries:

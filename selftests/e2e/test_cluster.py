@@ -31,7 +31,9 @@ POD_TIMEOUT_S = 120.0
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root")
 
 
-def options(bundle: Path, state_dir: Path, name: str, *, docker: bool = False, **more: object) -> ClusterOptions:
+def options(
+    bundle: Path, state_dir: Path, name: str, *, docker: bool = False, **more: object
+) -> ClusterOptions:
     """A cluster of a bundle."""
     files = Bundle.read(bundle)
     return ClusterOptions(
@@ -169,7 +171,9 @@ def test_a_privileged_pod_runs_dockerd_that_builds(cluster: K3sCluster, kube: Ku
     run_pod(kube, "dind", DIND, privileged=True)
     await_phase(kube, "dind", "Running")
     await_docker = "for i in $(seq 120); do docker version >/dev/null 2>&1 && exit 0; sleep 0.5; done; exit 1"
-    assert kube.exec("dind", "default", ["sh", "-c", await_docker], timeout_s=70).code == 0, kube.logs("dind", "default")
+    assert kube.exec("dind", "default", ["sh", "-c", await_docker], timeout_s=70).code == 0, kube.logs(
+        "dind", "default"
+    )
     _copy_into(cluster, kube, "dind", archive)
     script = f"""
         docker load -i /alpine.tar && mkdir /tmp/build && cd /tmp/build || exit 1
@@ -207,7 +211,11 @@ def test_the_node_has_a_docker_engine_of_its_own(cluster: K3sCluster) -> None:
 
 def test_attaching_from_another_process_finds_the_same_cluster(cluster: K3sCluster) -> None:
     other = K3sCluster.attach(cluster.state_dir)
-    assert (other.node_ip, other.host_ip, other.kubeconfig) == (cluster.node_ip, cluster.host_ip, cluster.kubeconfig)
+    assert (other.node_ip, other.host_ip, other.kubeconfig) == (
+        cluster.node_ip,
+        cluster.host_ip,
+        cluster.kubeconfig,
+    )
     assert other.abilities == cluster.abilities
 
 
@@ -252,7 +260,8 @@ STARTER = """
     from pathlib import Path
     from harness.cluster import ClusterOptions, K3sCluster
     run_id, k3s, state_dir, registry, storage = sys.argv[1:]
-    one = K3sCluster(ClusterOptions(run_id, "killed", Path(k3s), Path(state_dir), Path(registry), Path(storage)))
+    files = (Path(registry), Path(storage))
+    one = K3sCluster(ClusterOptions(run_id, "killed", Path(k3s), Path(state_dir), *files))
     one.start()
     print("started", flush=True)
     time.sleep(600)
@@ -260,12 +269,16 @@ STARTER = """
 
 
 @pytest.mark.parametrize("keeper_too", [False, True], ids=["starter killed", "starter and keeper killed"])
-def test_killed_clusters_leave_nothing_after_reaping(bundle_dir: Path, tmp_path: Path, keeper_too: bool) -> None:
+def test_killed_clusters_leave_nothing_after_reaping(
+    bundle_dir: Path, tmp_path: Path, keeper_too: bool
+) -> None:
     chosen = options(bundle_dir, tmp_path / "state", "killed")
     before = snapshot(chosen.run_id, ignore=(tmp_path,))
     arguments = [chosen.run_id, chosen.k3s, chosen.state_dir, chosen.registry_program, chosen.storage]
     starter = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(STARTER), *map(str, arguments)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(STARTER), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert starter.stdout
     assert starter.stdout.readline() == "started\n"
@@ -332,7 +345,9 @@ def test_a_k3s_that_dies_is_told_with_its_last_lines(bundle_dir: Path, tmp_path:
     assert find_leftovers(chosen.run_id) == []
 
 
-def test_a_child_of_the_stand_in_that_dies_ends_it_with_its_last_lines(bundle_dir: Path, tmp_path: Path) -> None:
+def test_a_child_of_the_stand_in_that_dies_ends_it_with_its_last_lines(
+    bundle_dir: Path, tmp_path: Path
+) -> None:
     chosen = options(bundle_dir, tmp_path / "state", "orphan", extra_args=("--kubelet-arg=no-such-flag=1",))
     with pytest.raises(EnvironmentProblem) as caught:
         K3sCluster(chosen).start()

@@ -204,6 +204,8 @@ def hold_the_lock(cache: Path, held: object, release: object) -> None:
     with _only_build(cache, Progress(Console(file=io.StringIO()))):
         held.set()  # type: ignore[attr-defined]
         release.wait(30)  # type: ignore[attr-defined]
+        time.sleep(0.3)  # a second build that does not wait would get here first
+        (cache / "first").touch()
 
 
 def test_second_build_says_so_and_waits(tmp_path: Path) -> None:
@@ -214,8 +216,9 @@ def test_second_build_says_so_and_waits(tmp_path: Path) -> None:
     assert held.wait(30)
     output = Announcing(release)
     with _only_build(tmp_path, Progress(Console(file=output, width=200))):
-        first.join(10)
-        assert first.exitcode == 0, "the lock was taken while the first build held it"
+        assert (tmp_path / "first").exists(), "the lock was taken while the first build held it"
+    first.join(10)
+    assert first.exitcode == 0
     assert f"another build (process {first.pid}) is running; waiting for it" in output.getvalue()
 
 

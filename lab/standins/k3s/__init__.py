@@ -1,1 +1,1 @@
-"""The stand-in for k3s: a launcher with k3s's command line around an upstream Kubernetes and Debian's containerd."""
+"""The stand-in for k3s: its command line around an upstream Kubernetes and Debian's containerd."""

@@ -1,7 +1,7 @@
 """Pack the k3s stand-in into the one executable file that k3s is.
 
-The file is a shebang line and an uncompressed zip: Python runs it as it is, and the launcher copies its payload
-out into ``<data-dir>/data/<hash>``, as k3s does.  Uncompressed, because the copy happens at each first start.
+The file is a shebang line and an uncompressed zip: Python runs it as it is, and the launcher copies its
+payload out into ``<data-dir>/data/<hash>``, as k3s does.  Uncompressed: that happens at each first start.
 
     python -m lab.standins.k3s.pack --out k3s --debian-root ROOT --kubernetes FILE --certs FILE \\
         --version v1.28.15+lab1 --commit 0a1b2c3d --go-version go1.26.6

@@ -53,7 +53,8 @@ def _help() -> None:
     lines = [f"   {name:<12}{text}" for name, text in _COMMANDS.items()]
     usage = "k3s [global options] command [command options] [arguments...]"
     print(
-        f"NAME:\n   k3s - Kubernetes, but small and simple\n\nUSAGE:\n   {usage}\n\nVERSION:\n   {me.version} ({me.commit})"
+        f"NAME:\n   k3s - Kubernetes, but small and simple\n\nUSAGE:\n   {usage}\n\n"
+        f"VERSION:\n   {me.version} ({me.commit})"
     )
     print("\nCOMMANDS:\n" + "\n".join(lines))
 
@@ -131,7 +132,7 @@ def _port_is_free(address: str, port: int) -> None:
 def _set_up_iptables(directory: Path, environment: dict[str, str], cluster_cidr: str) -> None:
     """Link the iptables flavour that this kernel has, nf_tables where it works; let pods' packets through.
 
-    The rules are those that flannel sets in k3s (its FLANNEL-FWD): a docker beside it drops what is forwarded.
+    The rules are those that flannel sets in k3s (FLANNEL-FWD): a docker beside it drops what is forwarded.
     """
     nft = directory / "bin/xtables-nft-multi"
     works = subprocess.run(

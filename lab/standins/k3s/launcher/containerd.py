@@ -53,7 +53,7 @@ state = "/run/k3s/containerd"
 
 
 def lacks_sys_resource() -> bool:
-    """Whether this process lacks CAP_SYS_RESOURCE: then nothing may lower an oom_score_adj (facts of capabilities(7))."""
+    """Whether CAP_SYS_RESOURCE is missing: nothing may lower an oom_score_adj then (capabilities(7))."""
     status = Path("/proc/self/status").read_text()
     bounding = int(re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)[1], 16)  # type: ignore[index]
     return not bounding >> _CAP_SYS_RESOURCE & 1

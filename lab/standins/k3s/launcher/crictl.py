@@ -25,9 +25,8 @@ class _Ctr:
     def __call__(self, *arguments: str) -> str:
         """Output of a ctr command.  Raises CalledProcessError."""
         argv = [self.program, "--address", SOCKET, "--namespace", "k8s.io", *arguments]
-        return subprocess.run(
-            argv, env=self.environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ).stdout
+        done = subprocess.run(argv, env=self.environment, check=True, capture_output=True, text=True)
+        return done.stdout
 
     def images(self) -> dict[str, tuple[str, str]]:
         """Reference → manifest digest and size, of all image records."""

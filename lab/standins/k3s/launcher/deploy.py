@@ -43,7 +43,7 @@ def write_packaged(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace, directory: Path, kubeconfig: Path) -> None:
-    """Complete the node, then apply each new or changed manifest; never returns.  Runs as a child of its own."""
+    """Complete the node, then apply each new or changed manifest; never returns.  Runs as its own child."""
     kubectl = [str(directory / "bin/kubectl"), "--kubeconfig", str(kubeconfig)]
     environment = payload.environment(directory)
     applied: dict[Path, float] = {}
@@ -51,7 +51,9 @@ def watch(options: argparse.Namespace, directory: Path, kubeconfig: Path) -> Non
     while True:
         if not labelled:
             labelled = _run(
-                [*kubectl, "patch", "node", options.node_name, "--patch", _node_patch(options)], environment, quiet=True
+                [*kubectl, "patch", "node", options.node_name, "--patch", _node_patch(options)],
+                environment,
+                quiet=True,
             )
         waits = _apply_changed(Path(options.data_dir) / "server/manifests", applied, kubectl, environment)
         time.sleep(_SCAN_INTERVAL_S if labelled and not waits else 0.3)
@@ -76,8 +78,8 @@ def _apply_changed(
         if applied.get(file) == changed:
             continue
         young = time.time() - changed < _RETRY_LIMIT_S
-        if _run([*kubectl, "apply", "--server-side", "--force-conflicts", "--field-manager=deploy@k3s", "-f", str(file)],
-                environment, quiet=young):  # fmt: skip
+        apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=deploy@k3s", "-f", str(file)]
+        if _run([*kubectl, *apply], environment, quiet=young):
             log.info(f"Applied manifest at {file}")
             applied[file] = changed
         else:
@@ -107,5 +109,6 @@ def import_images(options: argparse.Namespace, directory: Path) -> None:
                 log.info(f"Imported images from {archive} in {time.monotonic() - started:.1f}s")
         elif archive.suffix == ".txt":
             for image in archive.read_text().split():
-                _run([*ctr, "images", "pull", "--hosts-dir", f"{options.data_dir}/agent/etc/containerd/certs.d", image],
-                     payload.environment(directory), quiet=False)  # fmt: skip
+                hosts = f"{options.data_dir}/agent/etc/containerd/certs.d"
+                pull = [*ctr, "images", "pull", "--hosts-dir", hosts, image]
+                _run(pull, payload.environment(directory), quiet=False)

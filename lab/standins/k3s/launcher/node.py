@@ -291,8 +291,8 @@ class Node:
         """kube-controller-manager, without leader election: there is one."""
         kubeconfig = self.cred / "controller.kubeconfig"
         arguments = {
-            # the allocator looks for nodes after 10 s only, and all other controllers wait for it; there is one
-            # node, whose range the deployer writes
+            # the allocator looks for nodes after 10 s only, and all other controllers wait for it; there is
+            # one node, whose range the deployer writes
             "allocate-node-cidrs": "false",
             "authentication-kubeconfig": kubeconfig,
             "authorization-kubeconfig": kubeconfig,
@@ -347,7 +347,7 @@ class Node:
         return self._program("kubelet", "kubelet", arguments, self.options.kubelet_arg)
 
     def proxy(self) -> Program:
-        """kube-proxy.  conntrack's limit is read-only in all network namespaces but the first: there it is left."""
+        """kube-proxy.  conntrack's limit is read-only in all network namespaces but the first: left there."""
         arguments: dict[str, object] = {
             "cluster-cidr": self.options.cluster_cidr,
             "healthz-bind-address": "127.0.0.1:10256",
