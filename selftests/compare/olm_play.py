@@ -3,9 +3,9 @@
     python -m selftests.compare.olm_play BUNDLE [--only manual,upgrade] [--raw DIR]
 
 Needs root and a bundle. Whatever OLM the bundle holds is played, stand-in or real. Two nodes are started: one
-with all images, one on which gcr.io doesn't answer (so kube-rbac-proxy is missing). To save an hour, the install
-timeout is 20 s instead of 5 minutes ($OLM_INSTALL_TIMEOUT, stand-in only) and the unpack timeout 20 s instead of
-2 minutes (OperatorGroup annotation).
+with all images, one on which gcr.io doesn't answer (so kube-rbac-proxy is missing). To save an hour, the
+install timeout is 20 s instead of 5 minutes ($OLM_INSTALL_TIMEOUT, stand-in only) and the unpack timeout 20 s
+instead of 2 minutes (OperatorGroup annotation).
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ RESIDUE = (
     r"ClusterRole/(gitlab-runner-metrics-reader|runners\.apps\.gitlab\.com-.*|olm\.og\..*)",
     r"CustomResourceDefinition/runners\.apps\.gitlab\.com",
     r"(Job|ConfigMap|Role|RoleBinding)/<bundle>",
+    r"ServiceAccount/bad-image-catalog",
+    r"ClusterRole/system:controller:operator-lifecycle-manager",  # before the recording's watch
     r"APIService/v(1|2|1alpha1|1alpha2|1beta2)\.(operators\.coreos|apps\.gitlab)\.com",
     r"(Deployment|RoleBinding|ConfigMap|ServiceAccount|Secret|Service)/(coredns|.*auth-reader|packageserver.*).*",
 )
@@ -64,7 +66,7 @@ class Play:
         self.recorder = Recorder(cluster.kubeconfig)
         self.recorder.start()
 
-    # -- hands --------------------------------------------------------------------------------------------------
+    # -- hands --
 
     def _resource(self, kind: str, api: str = "") -> Any:
         known = {
@@ -165,14 +167,16 @@ class Play:
         body = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}]
         self.patch("Deployment", DEPLOYMENT, body, how="application/json-patch+json")
 
-    # -- scenarios ----------------------------------------------------------------------------------------------
+    # -- scenarios --
 
     def end(self, scenario: str, *namespaces: str, settle_s: float = 4, extra: tuple[str, ...] = ()) -> None:
         """Close a scenario: let the last changes come, and compare."""
         time.sleep(settle_s)
         seen = self.recorder.take(set(namespaces or ("operators", "olm")))
         if self.raw:
-            (self.raw / f"{scenario}.jsonl").write_text("".join(json.dumps(e, default=str) + "\n" for e in seen))
+            (self.raw / f"{scenario}.jsonl").write_text(
+                "".join(json.dumps(e, default=str) + "\n" for e in seen)
+            )
         self.report(scenario, compare(scenario, load(scenario), seen, (*WEBHOOKS, *RESIDUE, *extra)))
 
     def clean(self) -> None:
@@ -277,7 +281,9 @@ class Play:
         self.recorder.take(set())
         self.subscribe("s-copy")
         self.subscription(lambda s: s.get("state") == "AtLatestKnown", "AtLatestKnown", "s-copy")
-        self.end("14", "s-copy", settle_s=6)
+        # in the recording these were left in the namespace from before
+        there = r"(Service|(Cluster)?Role|(Cluster)?RoleBinding)/gitlab-runner-.*"
+        self.end("14", "s-copy", settle_s=6, extra=(there,))
         self.delete("Namespace", "s-copy", "")
         self.clean()
 
@@ -344,6 +350,7 @@ class Play:
         self.delete("Subscription", NAME, "s-own")
         self.delete("ClusterServiceVersion", NEW, "s-own")
         self.delete("Namespace", "s-own", "")
+        self.clean()
 
     def bad_catalogs(self) -> None:
         self.namespace("s-badcat", {"metadata": {"name": "og", "namespace": "s-badcat"}})
@@ -355,8 +362,8 @@ class Play:
         )
         self.end("failure-catalog-image-missing", "s-badcat", settle_s=6)
         self.delete("Namespace", "s-badcat", "")
-        self.namespace("s-global", {"metadata": {"name": "og", "namespace": "s-global"}})
         self.clean()
+        self.namespace("s-global", {"metadata": {"name": "og", "namespace": "s-global"}})
         self.catalog("broken-global-catalog", "olm", image=missing)
         time.sleep(3)
         self.subscribe("s-global")
@@ -372,6 +379,7 @@ class Play:
         self.delete("Subscription", NAME, "s-global")
         self.delete("ClusterServiceVersion", NEW, "s-global")
         self.delete("Namespace", "s-global", "")
+        self.clean()
 
     def bad_bundles(self) -> None:
         """Catalogs on the host whose bundles' image is missing, or isn't a bundle at all."""
@@ -384,18 +392,20 @@ class Play:
             self.subscribe("s-gone-2m", source="catalog-gone", sourceNamespace="s-gone-2m")
             failed = self.said("BundleUnpackFailed", "BundleUnpackFailed")
             self.subscription(failed, "unpack deadline", "s-gone-2m")
-        pod = r"(Service|ServiceAccount)/catalog-gone"  # an address needs no pod; recorded with one
-        self.end("failure-bundle-image-missing-timeout-2m", "s-gone-2m", extra=(pod,))
+            pod = r"(Service|ServiceAccount)/catalog-gone"  # an address needs no pod; recorded with one
+            self.end("failure-bundle-image-missing-timeout-2m", "s-gone-2m", extra=(pod,))
         self.delete("Namespace", "s-gone-2m", "")
         self.namespace("s-backoff", {"metadata": {"name": "og", "namespace": "s-backoff"}})
-        no_bundle = "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/gitlab-runner-operator"
+        no_bundle = (
+            "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/gitlab-runner-operator"
+        )
         with serve_catalog(self.cluster.host_ip, 50062, no_bundle) as address:
             self.catalog("no-bundles", "s-backoff", address=address)
             time.sleep(3)
             self.recorder.take(set())
             self.subscribe("s-backoff", source="no-bundles", sourceNamespace="s-backoff")
             self.subscription(failed, "unpack back-off", "s-backoff", timeout_s=180)
-        self.end("failure-bundle-unpack-job-backoff", "s-backoff")
+            self.end("failure-bundle-unpack-job-backoff", "s-backoff")
         self.delete("Namespace", "s-backoff", "")
 
     def proxy_missing(self) -> None:
@@ -434,7 +444,7 @@ class Play:
         self.approve(NEW)
         self.phase(NEW, "Pending/RequirementsNotMet")
         time.sleep(4)
-        self.cluster.node_shell(["k3s", "ctr", "-n", "k8s.io", "images", "pull", GOOD], 120)
+        self.cluster.node_shell(["k3s", "crictl", "pull", GOOD], 120)
         self.cluster.node_shell(
             ["k3s", "ctr", "-n", "k8s.io", "images", "tag", GOOD, MISSING.replace("v0.0.0", "v0.8.0")]
         )

@@ -85,6 +85,7 @@ class Recorder:
         self.client = DynamicClient(kubernetes.client.ApiClient(configuration))
         self.entries: list[Obj] = []
         self.known: set[tuple[str, ...]] = set()
+        self.last: dict[tuple[str, ...], Obj | None] = {}
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.started = time.monotonic()
 
@@ -144,6 +145,9 @@ class Recorder:
                 return
             if status is not None and type_ != "DELETED":
                 entry["status"] = status
+                if type_ == "MODIFIED" and self.last.get(key) == status:
+                    return
+            self.last[key] = status
             self.entries.append(entry)
 
     def take(self, namespaces: set[str]) -> list[Obj]:

@@ -93,10 +93,12 @@ class Connection:
                 self.packages = {n: (await self.client.call("GetPackage", name=n))[0] for n in names}
                 self.bundles = found
             except grpc.aio.AioRpcError as error:
-                text = f"failed to populate resolver cache from source {name}/{namespace}: failed to list bundles: "
+                text = f"failed to populate resolver cache from source {name}/{namespace}: "
                 code = "".join(part.capitalize() for part in error.code().name.split("_"))
                 what = error.details() if code != "Unavailable" else await self._why()
-                raise CatalogUnavailable(f"{text}rpc error: code = {code} desc = {what}") from error
+                raise CatalogUnavailable(
+                    f"{text}failed to list bundles: rpc error: code = {code} desc = {what}"
+                ) from error
         return self.bundles
 
     async def _why(self) -> str:
@@ -164,7 +166,7 @@ class CatalogController:
         await self.kube.ensure({"apiVersion": "v1", "kind": SERVICE_ACCOUNT[1], "metadata": account})
         wanted = pod_for(catalog)
         spec_hash = wanted["metadata"]["labels"]["olm.pod-spec-hash"]
-        pods = [p for p in await self.kube.list(POD, namespace, f"olm.catalogSource={name}")]
+        pods = await self.kube.list(POD, namespace, f"olm.catalogSource={name}")
         alive = []
         for pod in pods:
             failed = (

@@ -1,4 +1,4 @@
-"""What comes with a ClusterServiceVersion: OperatorCondition, lifted rights, roles for its APIs, copies, clean-up."""
+"""What comes with a CSV: OperatorCondition, lifted rights, roles for its APIs, copies, clean-up."""
 
 from __future__ import annotations
 

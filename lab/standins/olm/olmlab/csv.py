@@ -1,7 +1,7 @@
 """The life of a ClusterServiceVersion: OLM v0.26.0's phases, reasons and messages.
 
-Each sync looks at the CSV's phase and at the cluster, and takes at most one step; the step's status update brings
-the next sync. Facts: recordings of the real program (see selftests/compare) and its published behaviour.
+Each sync looks at the CSV's phase and at the cluster, and takes at most one step; the step's status update
+brings the next sync. Facts: recordings of the real program (see selftests/compare), its published behaviour.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from olmlab.kube import (
     now,
 )
 
-# What an observer of the real one sees between two steps; also lets the Deployment controller have its say first.
+# What an observer of the real one sees between two steps; lets the Deployment controller have its say first.
 STEP_S = 0.2
 MAX_CONDITIONS = 20
 
 
 def install_timeout_s() -> float:
-    """How long a CSV may stay Installing: 5 minutes; $OLM_INSTALL_TIMEOUT ("20s", "2m") shortens a rehearsal."""
+    """How long a CSV may stay Installing: 5 minutes; $OLM_INSTALL_TIMEOUT ("20s") shortens a rehearsal."""
     found = re.fullmatch(r"(\d+)(s|m)", os.environ.get("OLM_INSTALL_TIMEOUT", "5m"))
     return int(found[1]) * (60 if found[2] == "m" else 1) if found else 300
 
@@ -143,7 +143,7 @@ class CsvController:
             del history[:-MAX_CONDITIONS]
         await self.kube.event(csv, reason, message, warning=phase == "Failed")
 
-    # -- OperatorGroup ------------------------------------------------------------------------------------------
+    # -- OperatorGroup --
 
     async def join_group(self, csv: Obj) -> Obj | None:
         """The CSV's OperatorGroup, once the CSV carries its annotations; None when this sync ends here."""
@@ -191,7 +191,7 @@ class CsvController:
             )
         return True
 
-    # -- the phases ---------------------------------------------------------------------------------------------
+    # -- the phases --
 
     async def step(self, csv: Obj) -> None:
         group = await self.join_group(csv)

@@ -39,7 +39,7 @@ APISERVER_CERTS = "/apiserver.local.config/certificates"
 
 
 class NotInstalled(Exception):
-    """The strategy isn't (yet) installed; `changed` when the Deployment no longer is what the CSV asks for."""
+    """The strategy isn't (yet) installed; `changed`: the Deployment isn't what the CSV asks for."""
 
     def __init__(self, message: str, *, changed: bool = False, hopeless: bool = False) -> None:
         super().__init__(message)
@@ -296,7 +296,8 @@ class Installer:
                     )
                 if template[key] != value:
                     raise NotInstalled(
-                        f"unexpected annotation on deployment. Expected {key}:{value}, found {key}:{template[key]}",
+                        f"unexpected annotation on deployment. Expected {key}:{value}, "
+                        f"found {key}:{template[key]}",
                         changed=True,
                     )
             ca = await self.expected_ca(wanted["name"]) if self._users(wanted["name"]) else None
@@ -310,7 +311,7 @@ class Installer:
                 raise NotInstalled(f"deployment changed old hash={old}, new hash={new}", changed=True)
 
     async def expected_ca(self, deployment: str) -> bytes:
-        """The CA the Deployment's users were published with; raises BadDeployment when one of them lost it."""
+        """The CA the Deployment's users were published with; BadDeployment when one of them lost it."""
         for user in self._users(deployment):
             name = f"{user['version']}.{user['group']}" if "group" in user else str(user["generateName"])
             if not await self._published(user):

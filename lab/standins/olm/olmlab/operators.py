@@ -1,4 +1,4 @@
-"""The cluster-scoped Operator object: one for each subscribed package and namespace, listing its components."""
+"""The cluster-scoped Operator object: one for each subscribed package and namespace, with its components."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class OperatorController:
     async def _adopt(self, sub: Obj, label: str) -> None:
         await self._label(sub, label)
         status = sub.get("status") or {}
-        if plan := (status.get("installPlanRef") or {}).get("name"):
-            if found := await self.kube.get(INSTALL_PLAN, namespace_of(sub), plan):
-                await self._label(found, label)
+        plan = (status.get("installPlanRef") or {}).get("name")
+        if plan and (found := await self.kube.get(INSTALL_PLAN, namespace_of(sub), plan)):
+            await self._label(found, label)
         csv = self.csvs.get(namespace_of(sub), status.get("installedCSV", ""))
         if csv is None:
             return

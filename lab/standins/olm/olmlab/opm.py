@@ -1,4 +1,4 @@
-"""The parts of `opm` that OLM uses: `serve` (a catalog), `alpha bundle extract` (a bundle into a ConfigMap)."""
+"""What OLM uses of `opm`: `serve` (a catalog) and `alpha bundle extract` (a bundle into a ConfigMap)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _option(arguments: list[str], *names: str) -> str:
 
 
 def extract(arguments: list[str]) -> None:
-    """Put the manifests of a bundle directory into binaryData of an existing ConfigMap, gzipped with -z.
+    """Put a bundle directory's manifests into binaryData of an existing ConfigMap, gzipped with -z.
 
-    The annotations of metadata/annotations.yaml and the image's name ($CONTAINER_IMAGE) become the ConfigMap's.
+    The annotations of metadata/annotations.yaml and the image's name ($CONTAINER_IMAGE) go there, too.
     """
     root = Path(_option(arguments, "-m", "--manifestsdir"))
     namespace, name = _option(arguments, "-n", "--namespace"), _option(arguments, "-c", "--configmapname")
@@ -90,6 +90,4 @@ def main() -> None:
         case ["version", *_]:
             print('Version: version.Version{OpmVersion:"v1.30.1+lab1"}')
         case other:
-            sys.exit(
-                f"Error: unknown command {' '.join(other)!r} for opm: this stand-in has serve, alpha bundle extract"
-            )
+            sys.exit(f"Error: unknown command {' '.join(other)!r} for opm (has serve, alpha bundle extract)")

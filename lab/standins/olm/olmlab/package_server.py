@@ -81,11 +81,11 @@ def _described(csv: Obj) -> Obj:
 
 
 def manifest(catalog: Obj, package: Message, heads: dict[str, Obj], entries: dict[str, list[Message]]) -> Obj:
-    """The PackageManifest of one package; `heads` are the channels' head CSVs, `entries` from the head down."""
+    """The PackageManifest of one package; `heads`: the channels' head CSVs, `entries` head first."""
     default = heads.get(package["defaultChannelName"]) or next(iter(heads.values()))
     provider = default["spec"].get("provider") or {}
     supported = {k: v for k, v in labels_of(default).items() if k.startswith("operatorframework.io/")}
-    if not any(".arch." in k or k.startswith("operatorframework.io/arch.") for k in supported):
+    if not any(k.startswith("operatorframework.io/arch.") for k in supported):
         supported["operatorframework.io/arch.amd64"] = "supported"
     if not any(k.startswith("operatorframework.io/os.") for k in supported):
         supported["operatorframework.io/os.linux"] = "supported"
@@ -296,7 +296,8 @@ class Server:
             review |= {"spec": {"user": user, "groups": groups, "resourceAttributes": about}}
             answer = await self.kube.create(review)
             if not answer["status"].get("allowed"):
-                text = f'packagemanifests.{GROUP} is forbidden: User "{user}" cannot {verb} resource "packagemanifests"'
+                what = f'User "{user}" cannot {verb} resource "packagemanifests" in API group "{GROUP}"'
+                text = f"packagemanifests.{GROUP} is forbidden: {what}"
                 return status(403, "Forbidden", text)
             self.allowed[key] = loop.time() + ALLOWED_S
         return await handler(request)

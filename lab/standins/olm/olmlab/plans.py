@@ -29,12 +29,12 @@ from olmlab.kube import (
 from olmlab.requirements import ALONGSIDE
 from olmlab.unpack import objects_of
 
-# client-go's default of 5 requests a second is why an observer of the real one always sees a new CSV wait for its
-# CRD and RBAC (RequirementsNotMet) before it is installed.
+# client-go's default of 5 requests a second is why an observer of the real one always sees a new CSV wait for
+# its CRD and RBAC (RequirementsNotMet) before it is installed.
 STEP_PAUSE_S = 0.15
 RETRIES = 6
 RETRY_S = 10  # with RETRIES about --install-plan-retry-timeout's minute
-UNOWNED = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", CRD[1])
+UNOWNED = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", CRD[1], CSV[1])
 
 
 class PlanController:
@@ -102,13 +102,9 @@ class PlanController:
         cluster_wide = obj["kind"].startswith("Cluster") and obj["kind"] != CSV[1]
         if not cluster_wide:
             meta["namespace"] = namespace
-        if (
-            obj["kind"] != CSV[1]
-            and (obj["kind"] not in UNOWNED or "olm.owner" in labels_of(obj))
-            and not cluster_wide
-        ):
-            if csv := await self.kube.get(CSV, namespace, csv_name):
-                meta["ownerReferences"] = [owner_ref(csv)]
+        own = obj["kind"] not in UNOWNED or "olm.owner" in labels_of(obj)
+        if own and not cluster_wide and (csv := await self.kube.get(CSV, namespace, csv_name)):
+            meta["ownerReferences"] = [owner_ref(csv)]
         if obj["kind"] == "ClusterRole" and "olm.owner" not in labels_of(obj):
             meta["labels"]["olm.owner"] = csv_name
         if obj["kind"] == CSV[1]:
@@ -119,11 +115,8 @@ class PlanController:
                     return False
                 raise
             return True
-        fields = {"ServiceAccount": (), "Service": ("spec",)}.get(
-            obj["kind"], ("rules", "subjects", "data", "spec")
-        )
-        if obj["kind"] == "Service":
-            fields = ()  # its cluster IP stays, and so does the rest
+        # of a Service everything stays, its cluster IP to begin with
+        fields = () if obj["kind"] == "Service" else ("rules", "subjects", "data", "spec")
         _, created = await self.kube.ensure(obj, *fields)
         return created
 

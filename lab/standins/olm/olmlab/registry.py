@@ -1,7 +1,7 @@
 """operator-registry's gRPC API (service api.Registry), both ends, without generated code.
 
-Every field of its messages is a string, a list of strings, a message or a list of messages, so a table of field
-numbers (from the published registry.proto) and thirty lines of wire format are enough.
+Every field of its messages is a string, a list of strings, a message or a list of messages, so a table of
+field numbers (from the published registry.proto) and thirty lines of wire format are enough.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Client:
 
 
 class Catalog:
-    """A file-based catalog: its packages, channels and bundles, and the answers to the registry's questions."""
+    """A file-based catalog: its packages, channels and bundles, and the answers to the API's questions."""
 
     def __init__(self, directory: Path) -> None:
         self.packages: dict[str, Message] = {}
@@ -194,7 +194,7 @@ class Catalog:
             made["object"] = [made["csvJson"], *(_compact(o) for o in objects if o is not csv)]
         return made
 
-    # -- the methods of the API ---------------------------------------------------------------------------------
+    # -- the methods of the API --
 
     def ListPackages(self, _: Message) -> Iterator[Message]:
         yield from ({"name": name} for name in sorted(self.packages))

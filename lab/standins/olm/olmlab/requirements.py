@@ -1,4 +1,4 @@
-"""Whether what a CSV needs is in the cluster: Kubernetes version, CRDs, APIs, service accounts and their rights."""
+"""Whether the cluster has what a CSV needs: version, CRDs, APIs, service accounts and their rights."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ async def permissions(kube: Kube, csv: Obj, *, lifted: bool = False) -> tuple[bo
             for rule in wanted.get("rules") or ():
                 ok = covers(have, rule)
                 if ok and field == "permissions":
-                    continue  # OLM lists the rules it made itself for the namespace only while they are missing
+                    continue  # the real one lists these only while they are missing
                 text = json.dumps({k: rule[k] for k in RULE_FIELDS if rule.get(k)}, separators=(",", ":"))
                 group, version = RBAC.split("/")
                 dependent = {"group": group, "kind": "PolicyRule", "version": version}

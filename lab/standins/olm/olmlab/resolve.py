@@ -1,4 +1,4 @@
-"""Which bundle each Subscription of a namespace should get next. Dependencies between packages aren't resolved."""
+"""Which bundle each Subscription of a namespace gets next. Dependencies of packages aren't resolved."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def choose(
 
 
 def refuse_strangers(choices: list[Choice], csvs: list[Obj]) -> None:
-    """An existing CSV that no Subscription refers to blocks another operator of its package or with its APIs."""
+    """An existing CSV that no Subscription refers to blocks others of its package or with its APIs."""
     known = {n for c in choices for n in (c.csv_name, (c.sub.get("status") or {}).get("currentCSV"))}
     for choice in choices:
         sub, namespace = name_of(choice.sub), namespace_of(choice.sub)

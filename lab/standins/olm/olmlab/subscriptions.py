@@ -1,4 +1,4 @@
-"""Subscriptions: catalog health, install plan state, and the resolution of a namespace into an InstallPlan."""
+"""Subscriptions: catalog health, install plan state, and the resolution of a namespace into a plan."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ HEALTH = "CatalogSourcesUnhealthy"
 PENDING = "InstallPlanPending"
 # The real one's next resolution of a namespace comes 1 to 3 s after a CSV appeared (request limits, queues).
 AFTER_CSV_S = 2.0
+
+
+class NotConnected(Exception):
+    """A catalog was made this moment and has no client yet."""
 
 
 def set_condition(
@@ -111,7 +115,7 @@ class NamespaceController:
         status = sub.get("status") or {}
         return bool(status.get("installPlanRef")) and status.get("state") == "UpgradePending"
 
-    # -- the Subscription's view of the world -------------------------------------------------------------------
+    # -- the Subscription's view of the world --
 
     async def check_health(self, sub: Obj) -> bool:
         catalogs = self.catalogs.visible((self.global_namespace, namespace_of(sub)))
@@ -189,7 +193,7 @@ class NamespaceController:
         await self.save(sub)
         return True
 
-    # -- resolution ---------------------------------------------------------------------------------------------
+    # -- resolution --
 
     async def resolve(
         self, namespace: str, subs: list[Obj], csvs: list[Obj], plans: dict[str, Obj], group: Obj
@@ -198,6 +202,9 @@ class NamespaceController:
             choices = await self._choose(namespace, subs, csvs)
         except Unsatisfiable as error:
             await self._failed(namespace, subs, "ConstraintsNotSatisfiable", str(error))
+            return
+        except NotConnected:
+            self.queue.add(namespace, 0.3)
             return
         except CatalogUnavailable as error:
             await self._failed(namespace, subs, "ErrorPreventedResolution", str(error))
@@ -227,8 +234,10 @@ class NamespaceController:
         bundles, packages = {}, {}
         for key, catalog in sorted(catalogs.items()):
             connection = self.catalogs.connections.get(key)
-            if connection is None:
+            if connection is None and catalog["spec"]["sourceType"] != "grpc":
                 continue
+            if connection is None:
+                raise NotConnected
             bundles[key] = await connection.snapshot(name_of(catalog), namespace_of(catalog))
             packages[key] = connection.packages
         choices = []

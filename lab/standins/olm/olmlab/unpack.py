@@ -158,13 +158,8 @@ def rbac_of(csv: Obj) -> list[Obj]:
         p["serviceAccountName"] for f in ("permissions", "clusterPermissions") for p in strategy.get(f) or ()
     }
     for account in sorted(accounts - {"default"}):
-        made.append(
-            {
-                "apiVersion": "v1",
-                "kind": "ServiceAccount",
-                "metadata": {"name": account, "namespace": namespace},
-            }
-        )
+        meta = {"name": account, "namespace": namespace, "labels": labels}
+        made.append({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
     for p in strategy.get("permissions") or ():
         account, rules = p["serviceAccountName"], p.get("rules") or []
         add(f"{name}-{account}", account, rules, [name, account, rules], True)
