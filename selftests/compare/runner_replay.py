@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 RECORDED_BASE = "http://10.99.0.1:8080"
+_COMMAND = b"\x1b[32;1m$ "  # how a job's log shows a command before it runs
 _ORDINARY: dict[str, Mapping[str, Any]] = {
     "POST": {"status": 204, "headers": {}},
     "PATCH": {
@@ -68,6 +69,7 @@ class Replay:
             if record["method"] not in ("PATCH", "PUT"):
                 key = record["method"], _bare(record["path"])
             self._queues.setdefault(key, []).append(record)
+        self.script_runs: float | None = None  # since when, in seconds since the start
         self._accepted: dict[str, int] = {}
         kept = [r for r in self.records if r["method"] == "PATCH" and r["answer"]["status"] == 202]
         self._whole = kept[-1]["answer"].get("headers", {}).get("Range") if kept else None
@@ -110,6 +112,8 @@ class Replay:
             headers = dict(handler.headers)
             if answer["status"] == 202 and "Content-Range" in headers:
                 self._accepted[_job(handler.path)] = int(headers["Content-Range"].partition("-")[2]) + 1
+                if _COMMAND in body and self.script_runs is None:
+                    self.script_runs = t
             self.requests.append(Request(t, handler.command, handler.path, headers, body, answer))
         data = json.dumps(answer["json"]) if "json" in answer else answer.get("body") or ""
         for old, new in {RECORDED_BASE: self.base, **self.rewrite}.items():
@@ -131,7 +135,10 @@ class Replay:
         if method == "PUT":
             while queue and queue[0]["method"] == "PATCH" and _is_plain(queue[0]["answer"]):
                 queue.pop(0)
-        if queue and queue[0]["method"] == method:
+        early = (
+            method == "PATCH" and not self.script_runs
+        )  # odd answers came while the job's own commands ran
+        if queue and queue[0]["method"] == method and not (early and not _is_plain(queue[0]["answer"])):
             answer: Mapping[str, Any] = queue.pop(0)["answer"]
             if answer["status"] == 416 and answer.get("headers", {}).get("Range") == self._whole:
                 size = self._accepted.get(_job(path), 0)  # "you have sent it all", in this run's bytes

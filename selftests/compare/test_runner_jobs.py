@@ -73,10 +73,11 @@ SCRIPTS: dict[str, dict[str, Any]] = {
     },
     "pull-policy-not-allowed": {"script": ["echo x"], "pull_policy": ["if-not-present"]},
 }
+# Seconds after the job's first command, and the signal.
 SIGNALS = {
-    "signal-term-running": [(9.0, "SIGTERM")],
-    "signal-quit-running": [(9.0, "SIGQUIT")],
-    "signal-quit-then-term-running": [(9.0, "SIGQUIT"), (12.0, "SIGTERM")],
+    "signal-term-running": [(1.0, "SIGTERM")],
+    "signal-quit-running": [(1.0, "SIGQUIT")],
+    "signal-quit-then-term-running": [(1.0, "SIGQUIT"), (4.0, "SIGTERM")],
 }
 # case → the recording of its Kubernetes calls
 CALLS_OF = {
@@ -228,11 +229,10 @@ def _drive(run: "subprocess.Popen[bytes]", case: JobCase, gitlab: Replay, kubeco
     deleted = case.name != "pod-deleted-mid-job"
     while time.monotonic() - started < 150 and run.poll() is None:
         time.sleep(0.1)
-        received = next((r.t for r in gitlab.requests if r.answer["status"] == 201), None)
-        now = time.monotonic() - gitlab.started
-        if signals and received is not None and now - received > signals[0][0]:
+        runs_for_s = time.monotonic() - gitlab.started - (gitlab.script_runs or 1e9)
+        if signals and runs_for_s > signals[0][0]:
             run.send_signal(getattr(signal, signals.pop(0)[1]))
-        if not deleted and received is not None and now - received > 11:
+        if not deleted and runs_for_s > 1:
             label = f"job.runner.gitlab.com/id={case.payload['id']}"
             deleted = _delete_pod(kubeconfig, label)
         states = [r.json["state"] for r in gitlab.requests if r.method == "PUT"]
