@@ -10,8 +10,8 @@ from __future__ import annotations
 import builtins
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from kubernetes.stream import stream
 
 from harness.errors import EnvironmentProblem
 from harness.kube_errors import ApiError, ApiUnreachable, KindUnknown, WatchExpired, api_errors
+from harness.kube_watch import Object, Watch
 from harness.ownership import FIELD_MANAGER
 
 __all__ = [
@@ -38,8 +39,6 @@ __all__ = [
     "Watch",
     "WatchExpired",
 ]
-
-Object = dict[str, Any]
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -74,43 +73,6 @@ class ExecResult:
     stdout: str
     stderr: str
     code: int
-
-
-class Watch:
-    """One watch request; an iterator of (event type, object)."""
-
-    def __init__(self, response: Any, path: str) -> None:
-        self._response = response
-        self._path = path
-        self._stopped = False
-
-    def __iter__(self) -> Iterator[tuple[str, Object]]:
-        try:
-            with api_errors(f"watch {self._path}"):
-                for line in self._lines():
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise WatchExpired(event["object"].get("message", "watch ended"))
-                    if event["type"] != "BOOKMARK":
-                        yield event["type"], event["object"]
-        except (ApiUnreachable, ValueError):  # a connection cut by stop() may leave half a line
-            if not self._stopped:
-                raise
-        finally:
-            self._response.close()
-
-    def _lines(self) -> Iterator[bytes]:
-        pending = b""
-        for chunk in self._response.stream(None, decode_content=True):
-            pending += chunk
-            *whole, pending = pending.split(b"\n")
-            yield from (line for line in whole if line)
-
-    def stop(self) -> None:
-        """End the iteration, also while another thread is blocked in it."""
-        self._stopped = True
-        with suppress(ValueError, RuntimeError, OSError):  # it has ended by itself meanwhile
-            self._response.shutdown()
 
 
 class _NoDiscovery:

@@ -24,13 +24,14 @@ from harness.artifacts import Artifacts
 from harness.artifacts.auto import open_artifacts
 from harness.artifacts.download import Transferred
 from harness.errors import HarnessError, UsageError
+from harness.gitlab.client import check as check_gitlab
 from harness.kube import Kube
 from harness.options import CLUSTERS, ProvisionOptions
 from harness.ownership import is_stack_name, new_run_id, stack_dir
 from harness.plan import Plan
 from harness.profile import Profile, load_profile
 from harness.redact import redact
-from harness.stack import Progress, StackContext, install_layers, log_progress, select
+from harness.stack import Progress, StackContext, gitlab, install_layers, log_progress, select
 from harness.stack.catalogue import LAYERS
 from harness.state import StackLock, StackState, directory_of, names
 from harness.timeline import Timeline
@@ -96,6 +97,8 @@ class Provisioner:
 
     def start(self) -> StackContext:
         """Take the name, start the cluster, write the state file; the context that layers install with."""
+        if self.options.gitlab_url:
+            check_gitlab(gitlab.external(self.options))
         artifacts = self.artifacts
         self._lock.acquire()
         if (self.state_dir / "stack.json").exists():

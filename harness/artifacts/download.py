@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -175,7 +176,7 @@ class Downloader:
         headers = {"Accept-Encoding": "identity"}
         if have and etag_path.exists():
             headers |= {"Range": f"bytes={have}-", "If-Range": etag_path.read_text()}
-        with _breaks(), self._client() as client, client.stream("GET", url, headers=headers) as answer:
+        with _breaks(), self._client.stream("GET", url, headers=headers) as answer:
             if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 partial.unlink()
                 raise _Broken("the server refused to resume")
@@ -196,6 +197,7 @@ class Downloader:
         if total is not None and done != total:
             raise _Broken(f"{done} of {total} bytes came")
 
+    @cached_property
     def _client(self) -> httpx.Client:
         timeout = httpx.Timeout(STALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         return httpx.Client(timeout=timeout, follow_redirects=True, transport=self.transport)
