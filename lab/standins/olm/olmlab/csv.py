@@ -112,7 +112,8 @@ class CsvController:
             await self.companions.ensure_condition_object(cached)
         csv = copy.deepcopy(cached)
         await self.step(csv)
-        if csv.get("status") != cached.get("status"):
+        shown = ("phase", "reason", "message", "lastUpdateTime")  # the rest alone is never written
+        if any((csv.get("status") or {}).get(k) != (cached.get("status") or {}).get(k) for k in shown):
             await self.kube.update(csv, "status")
         group = self.companions.group_of(csv)
         if group and (group.get("status") or {}).get("namespaces") == [""]:

@@ -128,13 +128,17 @@ class Unpacker:
 
 
 def manifests(config_map: Obj) -> list[Obj]:
-    """The bundle's objects from an unpack ConfigMap: the CSV first, the others by file name."""
+    """The bundle's objects from an unpack ConfigMap: the CSV first, CRDs last, the others by file name.
+
+    The real one's order behind the CSV is random; a late CRD makes the wait for it visible in every install.
+    """
     packed = annotations_of(config_map).get("olm.contentEncoding") == "gzip+base64"
     objects = []
     for _, text in sorted((config_map.get("binaryData") or {}).items()):
         data = base64.b64decode(text)
         objects.append(yaml.safe_load(gzip.decompress(base64.b64decode(data)) if packed else data))
-    return sorted(objects, key=lambda o: o["kind"] != "ClusterServiceVersion")
+    place = {"ClusterServiceVersion": 0, "CustomResourceDefinition": 2}
+    return sorted(objects, key=lambda o: place.get(o["kind"], 1))
 
 
 def rbac_of(csv: Obj) -> list[Obj]:
