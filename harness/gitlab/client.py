@@ -242,6 +242,7 @@ class GitLabSession:
                 "actions": actions,
             }
             if not existing and not self._empty():
+                project.refresh()  # an empty project had no default branch yet when it was made
                 data["start_branch"] = project.default_branch
                 for action in actions:
                     action["action"] = self._kind(action["file_path"], project.default_branch)

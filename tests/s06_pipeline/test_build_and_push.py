@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.base_image import image_file
-from fixtures.pipeline import DAEMONLESS, DIND, DIND_TLS, DOCKER_SOCK, IMAGE_TAG, Build, Variant, param
+from fixtures.pipeline import DAEMONLESS, DIND, DIND_TLS, DOCKER_SOCK, Build, Variant, param
 from fixtures.scenes import GREETING
 
 NEEDS = ("runner/accepted", "cluster/dns")
@@ -68,7 +68,7 @@ def test_the_image_is_in_the_registry(build: Build) -> None:
     """
     build.succeeded()
     listed = build.session.registry_tags()
-    assert any(IMAGE_TAG in tags for tags in listed.values()), f"GitLab lists {listed}"
+    assert any(build.image_tag in tags for tags in listed.values()), f"GitLab lists {listed}"
     with build.registry() as registry:
         digest = registry.manifest(build.repository, build.image_tag).digest
     assert digest == build.pushed_digest, f"the job pushed {build.pushed_digest}, the registry has {digest}"
