@@ -108,7 +108,8 @@ def inject(fault: Fault, scene: Scene) -> None:
 
 
 def _withheld(name: str, ref: str, red: str, reason: str = NOT_PULLED) -> Fault:
-    return Fault(name, f"{ref} is in no registry", red, reason, bundle=(Withhold(ref),))
+    """An upstream image that is gone: the registry answers, so the network is not to blame."""
+    return Fault(name, f"{ref} is in no registry", red, reason, Blame.PRODUCT, bundle=(Withhold(ref),))
 
 
 _DAMAGED_BUNDLES = (
@@ -183,6 +184,7 @@ _CLUSTER = (
         "CoreDNS has no pod",
         "cluster/dns",
         r"kubernetes\.default",
+        Blame.PRODUCT,
         stack=(Patch(DEPLOYMENT, {"spec": {"replicas": 0}}, "coredns", "kube-system"),),
         after="cluster",
     ),
@@ -273,6 +275,7 @@ _OPERATOR = (
         "the Subscription asks for a channel that the package has not",
         "provision/operator",
         r"no operators found in channel beta",
+        Blame.PRODUCT,
         profile={"operator.channel": "beta"},
     ),
     Fault(
@@ -280,6 +283,7 @@ _OPERATOR = (
         "the Subscription names a catalog that is not there",
         "provision/operator",
         r"no-such-catalog",
+        Blame.PRODUCT,
         profile={"operator.catalog": "no-such-catalog"},
     ),
     Fault(
@@ -386,6 +390,7 @@ _RUNNER_AND_JOBS = (
         "the Docker engine on the node has ended, its socket is left",
         "docker-sock/build/succeeds",
         r"Cannot connect to the Docker daemon",
+        Blame.PRODUCT,
         stack=(OnNode("kill -9 $(cat /run/docker.pid)"),),
         after="cluster",
     ),
