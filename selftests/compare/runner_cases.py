@@ -28,6 +28,7 @@ LEFT_OUT = {
     "several pull policies, services in config.toml, overwrite variables": "not in the seed",
     "submodules, git-lfs, GIT_CLEAN_FLAGS, hooks, session server": "not in the seed",
     "exact times, number of log patches and of GET pod": "they depend on the machine's speed",
+    "clone_url, a CA of their own for git in the helper, proxies": "the seed's GitLab needs none of them",
     "rbac-*, quota, service-account-missing": "the API server's own words, as for namespace and PSA",
     "unschedulable": "180 s of waiting; the text of the wait is the same as while an image is pulled",
     "seed-job-*, dind-*, private-image-*, registry-*": "need Docker and a registry: the suite's own tests",
@@ -97,7 +98,7 @@ def plain_log(text: str) -> list[str]:
     text = re.sub(r"refs/pipelines/\d+", "refs/pipelines/N", text)
     text = re.sub(r"eval: line \d+", "eval: line N", text)
     skip = re.compile(
-        r"Waiting for pod |\tContainers|(tick|line) \d+|total \d|[d-][rwx-]{9} |uid=|"
+        r"Waiting for pod |\t[A-Z]\w+: |(tick|line) \d+|total \d|[d-][rwx-]{9} |uid=|"
         r"\d+\.\d+\.\d+\.\d+\trunner|CI_CONCURRENT_ID="
     )
     return [line for line in text.split("\n") if not skip.match(line)]

@@ -143,10 +143,10 @@ class Job:
         allowed = self._config.get("allowed_pull_policies") or pod.pull_policies(self._config)
         if set(wanted) <= set(allowed):
             return ""
-        names = {"always": "Always", "if-not-present": "IfNotPresent", "never": "Never"}
-        shown = " ".join(names.get(policy, policy) for policy in wanted)
+        shown = " ".join(pod.PULL_POLICIES.get(policy, policy) for policy in wanted)
         listed = " ".join(
-            names.get(policy, policy) for policy in self._config.get("allowed_pull_policies") or []
+            pod.PULL_POLICIES.get(policy, policy)
+            for policy in self._config.get("allowed_pull_policies") or []
         )
         return (
             f"failed to pull image '{image}': pull_policy ([{shown}]) defined in GitLab pipeline config "

@@ -57,6 +57,11 @@ class Answer:
         return int(value) if value.isdigit() else 0
 
     @property
+    def aborts(self) -> bool:
+        """Whether GitLab says that the job is over."""
+        return self.status == 403 or self.job_status in ("canceled", "failed")
+
+    @property
     def job_status(self) -> str:
         """The Job-Status header."""
         return self.headers.get("job-status", "")

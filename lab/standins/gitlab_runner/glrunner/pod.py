@@ -14,7 +14,7 @@ Object = dict[str, Any]
 
 _HELPER_IMAGE = f"registry.gitlab.com/gitlab-org/gitlab-runner/gitlab-runner-helper:x86_64-{REVISION}"
 _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_PULL_POLICIES = {"always": "Always", "if-not-present": "IfNotPresent", "never": "Never"}
+PULL_POLICIES = {"always": "Always", "if-not-present": "IfNotPresent", "never": "Never"}
 
 
 def generate_name(short_token: str, project_id: int, slot: int) -> str:
@@ -78,7 +78,7 @@ def build_pod(
         made["resources"] = _resources(config, {"build": "", "helper": "helper_"}.get(kind, "service_"))
         made["securityContext"] = _security(config, kind)
         if kind != "init_permissions" and (policies := pull_policies(config)):
-            made["imagePullPolicy"] = _PULL_POLICIES.get(policies[0], policies[0])
+            made["imagePullPolicy"] = PULL_POLICIES.get(policies[0], policies[0])
         return made | {key: value for key, value in extra.items() if value}
 
     main = ["sh", "-c", shell.detect()]

@@ -89,14 +89,12 @@ class Trace:
     def _watch(self) -> None:
         while not self._finished.wait(self._interval):
             answer = self._patch()
-            if answer is not None and (
-                answer.status == 403 or answer.job_status in ("canceled", "failed", "canceling")
-            ):
+            if answer is not None and (answer.aborts or answer.job_status == "canceling"):
                 break
             accepted = answer is None or answer.status == 202
             if accepted and self._sent_at and time.monotonic() - self._sent_at > _TOUCH_AFTER_S:
                 touched = self._update("running", "", 0)
-                if touched.status == 403 or touched.job_status in ("canceled", "failed", "canceling"):
+                if touched.aborts or touched.job_status == "canceling":
                     break
                 if touched.status == 200:
                     self._sent_at = time.monotonic()
@@ -107,7 +105,7 @@ class Trace:
     def _send_all(self) -> None:
         while self._sent != len(self._buffer):
             answer = self._patch()
-            if answer is None or answer.status in (403, 404) or answer.job_status in ("canceled", "failed"):
+            if answer is None or answer.status == 404 or answer.aborts:
                 return
             if answer.status != 202:
                 time.sleep(self._interval)
@@ -123,7 +121,7 @@ class Trace:
         answer = self._client.call("PATCH", self._path, content, headers=headers)
         self._note_interval(answer)
         self._log_patch(answer, span)
-        if answer.status == 202 and answer.job_status not in ("canceled", "failed"):
+        if answer.status == 202 and not answer.aborts:
             self._sent, self._sent_at = start + len(content), time.monotonic()
         elif answer.status == 416:
             end = answer.headers.get("range", "0-0").rpartition("-")[2]
@@ -150,18 +148,15 @@ class Trace:
             "job-status": answer.job_status,
             "update-interval": f"{answer.interval_s}s",
         }
-        aborted = answer.status == 403 or answer.job_status in ("canceled", "failed")
-        word = (
-            " job failed"
-            if aborted
-            else {200: "ok", 202: "accepted, but not yet completed"}.get(answer.status)
-        )
-        word = word or {404: " not-found", 412: " trace validation failed"}.get(answer.status, " failed")
-        log.log(
-            "INFO" if word in ("ok",) or answer.status == 202 else "WARNING",
-            "Submitting job to coordinator..." + word,
-            fields,
-        )
+        words = {
+            200: "ok",
+            202: "accepted, but not yet completed",
+            404: " not-found",
+            412: " trace validation failed",
+        }
+        word = " job failed" if answer.aborts else words.get(answer.status, " failed")
+        level = "INFO" if word in (words[200], words[202]) else "WARNING"
+        log.log(level, f"Submitting job to coordinator...{word}", fields)
         return answer
 
     def _note_interval(self, answer: Answer) -> None:
@@ -182,10 +177,9 @@ class Trace:
             "status": answer.text,
             "update-interval": f"{answer.interval_s}s",
         }
-        if answer.status == 202 and answer.job_status not in ("canceled", "failed"):
+        if answer.status == 202 and not answer.aborts:
             log.info("Appending trace to coordinator...ok", fields)
             return
         words = {404: " not-found", 416: " range mismatch"}
-        aborted = answer.status == 403 or answer.job_status in ("canceled", "failed")
-        word = " job failed" if aborted else words.get(answer.status, " failed")
+        word = " job failed" if answer.aborts else words.get(answer.status, " failed")
         log.warning("Appending trace to coordinator..." + word, fields)
