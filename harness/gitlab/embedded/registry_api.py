@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +16,9 @@ from harness.gitlab.embedded.context import Context, of
 from harness.gitlab.embedded.http import failure, invalid, not_found, number, paginate, segment
 from harness.gitlab.embedded.registry_keys import SERVICE
 from harness.gitlab.embedded.store import Row, iso
+
+if TYPE_CHECKING:
+    import httpx
 
 _TIMEOUT_S = 10.0
 _MANIFESTS = ", ".join(
@@ -38,6 +40,8 @@ class Registry:
 
     async def call(self, method: str, path: str) -> httpx.Response:
         """One request below ``/v2/<repository>/``; 503 where the registry can't be reached."""
+        import httpx  # takes longer to load than all else; most GitLabs start without needing it
+
         settings = self._context.settings
         access: list[dict[str, object]] = [{"type": "repository", "name": self._repository, "actions": ["*"]}]
         token = self._context.keys.token("", SERVICE, access)
