@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     builder.add_argument(
         "--kubernetes", choices=sorted(VERSIONS), help="default: the nearest to the profile's"
     )
-    builder.add_argument("--profile", help="the profile to serve (default: seed, or latest with the newest)")
+    builder.add_argument("--profile", help="the profile to serve (default: seed)")
     builder.add_argument("--out", type=Path, help="the bundle's directory (default: in the lab's cache)")
     builder.add_argument(
         "--partial", action="store_true", help="leave out images whose files are missing, naming them"
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     progress = Progress()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         if options.command == "doctor":
             return report(progress.console, cache_home())
@@ -50,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; the next build goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

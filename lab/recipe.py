@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.artifacts.storage import ImageRef
 from harness.profile import load_profile
 from lab import certmanager, debian
 from lab.definitions import Definitions, ImageSpec, read_definitions
@@ -58,11 +59,22 @@ def choose(minor: str | None, profile_name: str | None) -> Versions:
 
     Raises UsageError for a profile that is none.
     """
-    newest = max(VERSIONS, key=_number)
-    profile = load_profile(profile_name or ("latest" if minor == newest else "seed"))
+    profile = load_profile(profile_name or "seed")
     wanted = _number(minor_of(profile.k3s))
     minor = minor or min(VERSIONS, key=lambda known: abs(_number(known) - wanted))
     return replace(VERSIONS[minor], profile=profile.name, asked_for=profile.requested)
+
+
+def _check_operator(versions: Versions, definitions: Definitions) -> None:
+    """Refuse a profile whose operator is not in the lab's catalog: nothing in it could stand for that."""
+    wanted = versions.asked_for["operator"].removeprefix("v")
+    refs = [ImageRef.parse(r) for i in definitions.images if i.component == "operator" for r in i.refs]
+    there = sorted({ref.tag.removeprefix("v") for ref in refs})
+    if there and wanted not in there:
+        raise LabError(
+            f"profile {versions.profile!r} asks for operator {wanted}, the lab has {', '.join(there)}",
+            "use --profile seed (with --kubernetes for another Kubernetes), or a bundle of the real releases",
+        )
 
 
 def _number(minor: str) -> int:
@@ -107,6 +119,7 @@ def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False
     }
     named = _named_steps(versions, go, debs)
     definitions = read_definitions(_variables(versions, layers, runner))
+    _check_operator(versions, definitions)
     named |= {f"rendered:{name}": render_step(name, script) for name, script in definitions.renders.items()}
     kubernetes = kubernetes_step(versions, go)
     recipe = Recipe(

@@ -87,7 +87,11 @@ class Work:
                 stderr=log,
             ) as process:
                 assert process.stdout is not None
-                out = process.stdout.read()
+                try:
+                    out = process.stdout.read()
+                except BaseException:
+                    process.terminate()  # an interrupted build leaves no compiler running
+                    raise
             log.write(out)
         if process.returncode:
             said = self.log.read_bytes()[start:].decode(errors="replace")

@@ -22,7 +22,7 @@ from lab.definitions import Definitions, FileSpec, ImageSpec
 from lab.errors import LabError
 from lab.images import REPOSITORY, image_step
 from lab.progress import Progress
-from lab.recipe import VERSIONS, Recipe, choose
+from lab.recipe import VERSIONS, Recipe, _check_operator, choose
 from lab.steps import Step, StepRunner, Work
 
 REF = "quay.io/a/b:v1"
@@ -164,6 +164,17 @@ def test_profile_chooses_the_nearest_kubernetes() -> None:
 
 def test_kubernetes_can_be_chosen_for_a_profile() -> None:
     assert choose("1.37", "seed").cert_manager == "v1.11.5"
+
+
+def test_operator_that_the_lab_has_not_is_refused() -> None:
+    refs = [f"quay.io/operatorhubio/gitlab-runner-operator:v1.{minor}" for minor in ("15.1", "20.0")]
+    definitions = Definitions((ImageSpec(Path(), refs, "operator", "v1.15.1"),), (), {})
+    _check_operator(choose(None, "seed"), definitions)
+    other = replace(choose(None, "seed"), profile="newest", asked_for={"operator": "1.52.0"})
+    with pytest.raises(
+        LabError, match=r"'newest' asks for operator 1\.52\.0, the lab has 1\.15\.1, 1\.20\.0"
+    ):
+        _check_operator(other, definitions)
 
 
 def test_unknown_profile() -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,26 @@ def test_interrupted_step_leaves_no_result(bench: Bench) -> None:
         bench.runner().run(Step("a", interrupted))
     assert list((bench.cache / "steps/a").iterdir()) == []
     assert "✗" in bench.output.getvalue()
+
+
+def test_interrupt_ends_the_program_that_runs(bench: Bench, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    program = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    interrupter = threading.Thread(target=_interrupt_once_there, args=(pid_file,))
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        bench.runner().run(failing(program))
+    interrupter.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+
+
+def _interrupt_once_there(pid_file: Path) -> None:
+    for _ in range(1000):
+        if pid_file.exists() and pid_file.read_text():
+            break
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_killed_step_is_removed_by_the_next_build(bench: Bench) -> None:
