@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Annotated, Any
 
@@ -16,15 +17,17 @@ import typer
 from rich.console import Console
 
 from harness import state as states
-from harness.cli_view import LiveProgress, Transfers, print_plan, print_status, print_timeline
+from harness.cli_view import LiveProgress, Transfers, not_ready, print_plan, print_status, print_timeline
 from harness.errors import (
     EXIT_ENVIRONMENT,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    EXIT_PRODUCT,
     HarnessError,
     LeftoversError,
     UsageError,
 )
+from harness.evidence import collect
 from harness.options import ProvisionOptions
 from harness.redact import redact
 
@@ -160,6 +163,27 @@ def status(name: Annotated[str | None, typer.Argument(help="One stack; without i
     raise typer.Exit(EXIT_OK if all(complete) else EXIT_ENVIRONMENT)
 
 
+@app.command(epilog="Example: runner-conformance explain demo")
+def explain(
+    name: Name = DEFAULT_NAME,
+    out: Annotated[Path | None, typer.Option(help="Also write everything below this directory.")] = None,
+) -> None:
+    """Say why layers of a stack aren't ready: states, events, last log lines, without secrets."""
+    from harness.session import attach
+
+    ctx = attach(name, progress=lambda layer, text: None)
+    broken = not_ready(ctx)
+    if not broken:
+        console.print(f"Every layer of stack {name!r} is ready.")
+        return
+    for layer, missing in broken.items():
+        console.print(f"\n{layer}: {missing}", markup=False)
+        with TemporaryDirectory() as folder:
+            found = collect(ctx, layer, out / layer if out else Path(folder))
+        console.print(found.summary, markup=False)
+    raise typer.Exit(EXIT_PRODUCT)
+
+
 @app.command(epilog="Example: export KUBECONFIG=$(runner-conformance kubeconfig demo)")
 def kubeconfig(name: Name = DEFAULT_NAME) -> None:
     """Print the path of a stack's kubeconfig."""
@@ -211,7 +235,7 @@ def bundle(
 ) -> None:
     """Make an air-gap bundle on a connected machine: all files and images of a profile."""
     from harness.artifacts.auto import open_artifacts
-    from harness.artifacts.collect import collect
+    from harness.artifacts.collect import collect as make_bundle
     from harness.artifacts.upstream import UpstreamArtifacts
     from harness.profile import load_profile
 
@@ -220,7 +244,7 @@ def bundle(
     with Transfers(console) as transfers:
         source = open_artifacts(artifacts, load_profile(profile), transferred=transfers)
         assert isinstance(source, UpstreamArtifacts)  # both are
-        made = collect(source, out.resolve(), console.print)
+        made = make_bundle(source, out.resolve(), console.print)
     console.print(f"{len(made.files)} files and {len(made.images)} images; use it with --artifacts {out}")
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from harness.errors import HarnessError
 from harness.plan import Plan
 from harness.redact import redact
+from harness.stack import StackContext
 from harness.state import StackState, directory_of
 from harness.timeline import Timeline
 
@@ -91,7 +92,7 @@ def print_timeline(console: Console, timeline: Timeline) -> None:
 
 def print_status(console: Console, name: str) -> bool:
     """A stack and its layers as they are now; whether all are ready."""
-    from harness.session import LAYERS, attach
+    from harness.session import attach
 
     state = StackState.load(directory_of(name))
     held = "kept" if state.options.keep else f"process {state.pid}{'' if state.alive else ' (gone)'}"
@@ -100,14 +101,30 @@ def print_status(console: Console, name: str) -> bool:
         console.print("  its cluster was not started")
         return False
     context = attach(name, progress=lambda layer, text: None)
-    complete = True
-    for layer, ok in state.layers.items():
-        if layer not in LAYERS:
-            continue
+    broken = not_ready(context)
+    for layer in installed(context):
+        console.print(f"  {layer:<16} {broken.get(layer, 'ready')}", markup=False)
+    return not broken
+
+
+def installed(context: StackContext) -> list[str]:
+    """Layers whose installation was begun, in the order in which they ended."""
+    from harness.session import LAYERS
+
+    return [name for name in StackState.load(context.state_dir).layers if name in LAYERS]
+
+
+def not_ready(context: StackContext) -> dict[str, str]:
+    """Layer → what is missing now, in one look."""
+    from harness.session import LAYERS
+
+    done = StackState.load(context.state_dir).layers
+    broken = {}
+    for layer in installed(context):
         try:
-            missing = LAYERS[layer].ready(context) if ok else "its installation failed"
+            missing = LAYERS[layer].ready(context) or ("" if done[layer] else "its installation failed")
         except HarnessError as error:
             missing = error.message
-        complete = complete and missing is None
-        console.print(f"  {layer:<16} {'ready' if missing is None else redact(missing)}", markup=False)
-    return complete
+        if missing:
+            broken[layer] = redact(missing)
+    return broken

@@ -207,13 +207,14 @@ def command(
 
 
 @pytest.mark.parametrize(
-    "words", [["doctor"], ["up"], ["status"], ["kubeconfig"], ["shell"], ["down"], ["reap"], ["bundle"]]
+    "words",
+    [["doctor"], ["up"], ["status"], ["kubeconfig"], ["shell"], ["down"], ["reap"], ["bundle"], ["explain"]],
 )
 def test_every_subcommand_has_help_with_an_example(command: Callable[..., Said], words: list[str]) -> None:
     done = command(*words, "--help")
     assert done.code == 0
     assert "Example: " in done.out
-    assert f"runner-conformance {words[0]}" in done.out
+    assert f"runner-conformance {word}" in done.out
 
 
 @pytest.mark.parametrize(
