@@ -177,7 +177,7 @@ _CLUSTER = (
         "coredns-withheld",
         "docker.io/rancher/mirrored-coredns-coredns:1.10.1",
         "cluster/dns",
-        rf"coredns|{NOT_PULLED}",
+        r"nslookup kubernetes\.default",
     ),
     Fault(
         "coredns-stopped",
