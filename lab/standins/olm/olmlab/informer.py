@@ -13,6 +13,10 @@ import aiohttp
 from olmlab.kube import ApiError, Kind, Kube, Obj, key_of
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadata{};v=v1;g=meta.k8s.io"
+# A connection may die without a word (a node's NAT rules change while it starts). A living watch says
+# something at least every 75 s: the API server's bookmarks.
+LIST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=100)
 
 log = logging.getLogger("olm")
 
@@ -72,7 +76,7 @@ class Informer:
         params = {"labelSelector": self.selector} if self.selector else {}
         headers = self.kube.headers()
         async with self.kube.session.get(
-            url, params=params, headers=headers | self._accept("List")
+            url, params=params, headers=headers | self._accept("List"), timeout=LIST_TIMEOUT
         ) as answer:
             answer.raise_for_status()
             found = await answer.json()
@@ -86,7 +90,11 @@ class Informer:
         params |= {"allowWatchBookmarks": "true", "timeoutSeconds": "3000"}
         while True:
             async with self.kube.session.get(
-                url, params=params, headers=self.kube.headers() | self._accept(""), read_bufsize=2**24
+                url,
+                params=params,
+                headers=self.kube.headers() | self._accept(""),
+                read_bufsize=2**24,
+                timeout=WATCH_TIMEOUT,
             ) as answer:
                 answer.raise_for_status()
                 async for line in answer.content:

@@ -157,7 +157,7 @@ class Kube:
     ) -> Obj:
         headers = self.headers() | {"Content-Type": patch or "application/json"}
         data = None if body is None else json.dumps(body)
-        timeout = aiohttp.ClientTimeout(total=60)
+        timeout = aiohttp.ClientTimeout(total=30)
         async with self.session.request(
             method, self.server + path, data=data, params=params, headers=headers, timeout=timeout
         ) as answer:
