@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import yaml
 
-from harness.cluster import cgroups, keeper, links, preflight
+from harness.cluster import cgroups, keeper, links, linux, preflight
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
 from harness.cluster.record import Record
 from harness.cluster.registries import LOCAL, registries_yaml
@@ -268,6 +268,7 @@ class K3sCluster:
             return
         record = Record.load(self.state_dir)
         _end_keeper(record, self._keeper)
+        record = Record.load(self.state_dir)  # the keeper may have written more meanwhile
         left = keeper.remove_outside(record) if record.link else []
         try:
             shutil.rmtree(self.state_dir)
@@ -365,24 +366,25 @@ def _ready_condition(node: Object | None) -> Object:
 
 
 def _end_keeper(record: Record, child: subprocess.Popen[bytes] | None) -> None:
-    """Ask the keeper to end, then make it; its children die with it."""
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    if record.alive:
-        os.kill(record.keeper, signal.SIGTERM)
-    while record.alive and time.monotonic() < deadline:
-        if child:
-            child.poll()
-        time.sleep(_POLL_S)
-    if record.alive:
-        os.kill(record.keeper, signal.SIGKILL)
+    """Ask the keeper to end, then make it; its children die with it.
+
+    Our own child is known before it has written who it is: an interrupt may come at any moment.
+    """
+    keeper = (child.pid, linux.start_ticks(child.pid)) if child else (record.keeper, record.keeper_ticks)
+    pid, ticks = keeper
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if ticks is None or linux.start_ticks(pid) != ticks:
+            break
+        os.kill(pid, number)
+        linux.await_gone(pid, ticks, _STOP_TIMEOUT_S)
     if child:
         child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe:
                 pipe.close()
-    for pid in cgroup_processes(record):
+    for straggler in cgroup_processes(record):
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(straggler, signal.SIGKILL)
 
 
 def cgroup_processes(record: Record) -> set[int]:
