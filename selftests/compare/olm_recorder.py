@@ -145,7 +145,7 @@ class Recorder:
                 return
             if status is not None and type_ != "DELETED":
                 entry["status"] = status
-                if type_ == "MODIFIED" and self.last.get(key) == status:
+                if type_ == "MODIFIED" and self.last.get(key) == status and kind != "Event":
                     return
             self.last[key] = status
             self.entries.append(entry)
