@@ -1,8 +1,8 @@
 """A gitlab-runner, a real node and the embedded GitLab: registered, online, jobs, cancel, timeout.
 
 The runner is the lab's unless GITLAB_RUNNER names another program. It runs beside the node, as in the
-recordings. Needs root and a bundle (RUNNER_CONFORMANCE_BUNDLE, else one is built); RUNNER_CONFORMANCE_NODE may
-name the state directory of a node that runs already.
+recordings. Needs root and a bundle (RUNNER_CONFORMANCE_BUNDLE, else one is built). RUNNER_CONFORMANCE_NODE
+may name the state directory of a node that runs already.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 import zlib
 from pathlib import Path
@@ -37,7 +38,10 @@ class Runner:
     ) -> None:
         self.token, self.id, self.system_id = token, runner_id, system_id
         self.http = httpx.Client(
-            base_url=f"{url}/api/v4", timeout=90, trust_env=False, verify=str(verify) if verify else True
+            base_url=f"{url}/api/v4",
+            timeout=90,
+            trust_env=False,
+            verify=ssl.create_default_context(cafile=str(verify)) if verify else True,
         )
         self.last_update = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 import uuid
@@ -30,7 +31,8 @@ TYPES = {
 
 @pytest.fixture
 def api(server: Server) -> Iterator[httpx.Client]:
-    verify = str(server.target.ca_file) if server.target.ca_file else True
+    trusted = server.target.ca_file
+    verify = ssl.create_default_context(cafile=str(trusted)) if trusted else True
     headers = {"PRIVATE-TOKEN": server.token}
     with httpx.Client(
         base_url=f"{server.url}/api/v4", headers=headers, verify=verify, trust_env=False

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -93,10 +94,10 @@ def world(registry_program: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def wait_for_answer(host: str, ca_file: Path) -> None:
-    end = time.monotonic() + 20
+    trust, end = ssl.create_default_context(cafile=str(ca_file)), time.monotonic() + 20
     while True:
         try:
-            httpx.get(f"https://{host}/v2/", verify=str(ca_file), trust_env=False)
+            httpx.get(f"https://{host}/v2/", verify=trust, trust_env=False)
             return
         except httpx.TransportError:
             assert time.monotonic() < end, "the registry does not answer"

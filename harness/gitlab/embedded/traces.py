@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import IO
 
@@ -41,17 +40,6 @@ class Traces:
                 log.write(chunk)
             return log.tell()
 
-    def write(self, job_id: int, text: str) -> None:
-        """Add a line of GitLab's own at the end."""
-        with self.file(job_id).open("ab") as log:
-            log.write(text.encode())
-
     def remove(self, job_id: int) -> None:
         """Erase a log."""
         self.file(job_id).unlink(missing_ok=True)
-
-    def copy_to(self, job_id: int, target: IO[bytes]) -> None:
-        """Copy a log out in small pieces."""
-        if self.file(job_id).exists():
-            with self.file(job_id).open("rb") as log:
-                shutil.copyfileobj(log, target, _COPY_BYTES)
