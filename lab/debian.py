@@ -7,6 +7,7 @@ fetches against the signed lists that the machine has.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -103,7 +104,7 @@ def _fetch(work: Work) -> None:
     (work.out / "debs").mkdir()
     found = []
     for file in wanted:
-        shutil.copyfile(archives / file, work.out / "debs" / file)
+        os.link(archives / file, work.out / "debs" / file)  # one copy for all closures
         name, version, _ = file.removesuffix(".deb").split("_")
         found.append({"name": name, "version": version.replace("%3a", ":"), "file": file})
     (work.out / "packages.json").write_text(json.dumps(found, indent=1))

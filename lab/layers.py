@@ -17,7 +17,7 @@ from lab.steps import Step, Work
 from lab.tars import write_tar
 
 IMAGES = Path(__file__).parent / "images"
-KEYS = {"on", "packages", "without", "only", "drop", "wheels", "links"}
+KEYS = {"on", "packages", "without", "only", "drop", "wheels", "links", "keep"}
 KEYS |= {"python", "system", "busybox", "certificates"}
 WHEELS_AT = "usr/local/lib/python3.11/dist-packages"
 PYTHON_VERSION = "3.11"  # Debian 12's; the wheels are chosen for it
@@ -27,7 +27,7 @@ GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 
 def layer_steps() -> dict[str, Step]:
-    """The step of every layer in `images/layers.toml`; it makes `layer.tar`, `packages.json` and `root/`."""
+    """The step of every layer in `images/layers.toml`; it makes `layer.tar` and `packages.json`."""
     definitions: dict[str, dict[str, Any]] = tomllib.loads((IMAGES / "layers.toml").read_text())
     steps: dict[str, Step] = {}
     for name, definition in definitions.items():
@@ -85,6 +85,8 @@ def _build(work: Work) -> None:
     # the links of /bin and the like are in the lowest layer only
     upper = bool(layer.get("on"))
     write_tar(work.out / "layer.tar", [(root, "/")], skip=lambda name: upper and name in debian.MERGED)
+    if not layer.get("keep"):  # its tree is in the tar; twice would cost a gigabyte for all layers
+        shutil.rmtree(root)
 
 
 def _busybox_links(root: Path) -> None:

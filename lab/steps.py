@@ -22,7 +22,7 @@ from typing import Any
 from lab.errors import MORE_SPACE, NO_SPACE, CommandFailed, LabError
 from lab.progress import Progress
 
-KEPT_RESULTS = 3  # results of older inputs kept per step: enough to go back and forth between two branches
+KEPT_RESULTS = 2  # results kept per step: enough to go back and forth between two branches
 
 
 @dataclass(frozen=True, eq=False)
