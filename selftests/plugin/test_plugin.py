@@ -132,6 +132,17 @@ def test_a_step_that_fails_is_told_with_its_blame(play, blame, code, word):
     assert play.acted() == ["cluster", "olm"]
 
 
+@pytest.mark.parametrize(("blame", "code"), [("product", 1), ("environment", 10)])
+def test_a_test_that_looks_at_what_a_failed_step_left_says_why(play, blame, code):
+    play.plan(fails="olm", blame=blame, looks=True)
+    play.test(GOOD.replace('olm["made"] == "olm"', 'olm.get("made") == "olm", "no CatalogSource"'))
+    assert play.run().ret == code
+    outcome = play.document()["outcomes"][1]
+    assert outcome["blame"] == blame
+    assert outcome["reason"].startswith("no CatalogSource; because olm did not get ready: olm broke over")
+    assert outcome["hint"] == "mend it"
+
+
 def test_only_the_steps_of_the_selected_tests_are_played(play):
     play.test(GOOD)
     result = play.run("-k", "catalog")
