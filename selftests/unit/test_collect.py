@@ -15,6 +15,7 @@ import pytest
 from harness.artifacts.bundle import Bundle
 from harness.artifacts.collect import REGISTRY_VERSION, collect, images_in, wanted_images
 from harness.artifacts.download import Downloader, architecture, k3s_file_name
+from harness.artifacts.storage import ImageRef, Storage
 from harness.artifacts.upstream import UpstreamArtifacts
 from harness.errors import EnvironmentProblem, UsageError
 from harness.gitlab.registry_client import INDEX_TYPES, MANIFEST_TYPES, Manifest
@@ -143,6 +144,10 @@ def test_an_image_named_by_the_digest_of_an_index_keeps_that_digest(tmp_path: Pa
     made = collect(release(tmp_path, registry), tmp_path / "out", print, registry.connect)  # type: ignore[arg-type]
     olm = next(image for image in made.images if image.ref.startswith(INDEXED))
     assert olm.ref.endswith(olm.digest)
+    storage = Storage(tmp_path / "out" / "registry")
+    index = json.loads(storage.manifest(ImageRef.parse(olm.ref)))
+    platform = f"quay.io/operator-framework/olm@{index['manifests'][0]['digest']}"
+    assert storage.check_image(ImageRef.parse(platform), full=True)
 
 
 def test_what_the_profile_replaces_may_be_gone(tmp_path: Path) -> None:

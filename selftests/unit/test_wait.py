@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -262,22 +263,26 @@ def test_a_watch_event_wakes_it_and_an_expired_watch_is_renewed() -> None:
     state = ["Pending"]
 
     def change() -> None:
-        while len(api.watches) < 2:
-            threading.Event().wait(0.01)
+        deadline = time.monotonic() + 5
+        while len(api.watches) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)  # past the look that follows the beginning of a watch
         state[0] = "Succeeded"
-        api.watches[1].wake.set()
+        api.watches[-1].wake.set()
 
-    threading.Thread(target=change).start()
+    begin = time.monotonic()
+    threading.Thread(target=change, daemon=True).start()
     found = wait_for(
         lambda: phase(state[0]),
         ready=lambda it: it["status"]["phase"] == "Succeeded",
         what="x",
-        timeout_s=30,
+        timeout_s=10,
         kube=api,  # type: ignore[arg-type]
         watch=[Watched("v1/Thing", "ns")],
         poll_s=60,
     )
     assert found["status"]["phase"] == "Succeeded"
+    assert time.monotonic() - begin < 5, "it was the last look before the timeout, not the watch"
     assert api.lists == 2
     assert api.watches[1].stopped
 
