@@ -84,7 +84,9 @@ def embedded(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     def start(*extra: str, **options: Any) -> Server:
         directory = options.pop("state_dir", tmp_path / f"gitlab-{len(running)}")
-        process = EmbeddedGitLab("127.0.0.1", directory, extra=extra, long_poll_s=1.0, **options).start()
+        process = EmbeddedGitLab(
+            "127.0.0.1", directory, extra=extra, **{"long_poll_s": 1.0, **options}
+        ).start()
         running.append(process)
         return _server(GitLabTarget(process.url, process.token, embedded=True), directory)
 

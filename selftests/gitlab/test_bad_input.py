@@ -234,7 +234,7 @@ class TestClients:
         self, embedded: Callable[..., Server], tag: str
     ) -> None:
         """Preconditions: a held request whose client has gone. Expected: the next one gets the job."""
-        server = embedded()
+        server = embedded(long_poll_s=30.0)  # held all through the test
         project = server.gl.projects.create({"name": "hang-up"})
         made = server.gl.user.runners.create(
             {"runner_type": "project_type", "project_id": project.id, "tag_list": [tag]}
