@@ -25,7 +25,7 @@ def test_the_job_succeeds(build: Build) -> None:
     Seed, "Testing the Runner": docker login, docker build, docker push; "the pipeline was successful".
     """
     build.succeeded()
-    assert "Login Succeeded" in build.log, f"the log shows no login:\n{build.log[-2000:]}"
+    build.assert_said("Login Succeeded")
     assert build.pipeline.status == "success", f"the pipeline is {build.pipeline.status}"
 
 
@@ -39,8 +39,7 @@ def test_it_ran_on_our_runner(build: Build) -> None:
     assert job.runner is not None, "GitLab shows no runner for the job"
     assert job.runner["id"] == build.runner.runner_id, f"it ran on runner {job.runner}"
     assert job.tag_list == [build.runner.tag], f"its tags are {job.tag_list}"
-    pod = f"{build.runner.name}-runner-"
-    assert pod in build.log, f"the log names no pod {pod}…:\n{build.log[:1500]}"
+    build.assert_said(f"via {build.runner.name}-runner-")
 
 
 @pytest.mark.outcome("{variant}/pod", needs=["{variant}/succeeds"])
