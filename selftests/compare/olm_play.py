@@ -269,6 +269,7 @@ class Play:
         self.clean()
 
     def starting_csv_automatic(self) -> None:
+        self.clean()
         self.subscribe(startingCSV=OLD)
         self.phase(NEW, "Succeeded")
         until(lambda: not self.get("ClusterServiceVersion", OLD), "old CSV gone")
@@ -288,6 +289,7 @@ class Play:
         self.clean()
 
     def patches_while_succeeded(self) -> None:
+        self.clean()
         self.subscribe(installPlanApproval="Manual", startingCSV=OLD)
         self.approve(OLD)
         self.phase(OLD, "Succeeded")
@@ -502,7 +504,9 @@ def main() -> int:
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument(
-        "--only", default="", help="names of steps, comma separated; install_olm always comes first"
+        "--only",
+        default="",
+        help="steps, comma separated; upgrade and those up to delete_csv… need manual",
     )
     parser.add_argument("--raw", type=Path, help="directory for what was seen, one file a scenario")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -82,7 +83,11 @@ class Recorder:
     def __init__(self, kubeconfig: Path) -> None:
         configuration = kubernetes.client.Configuration()
         kubernetes.config.load_kube_config(str(kubeconfig), client_configuration=configuration)
-        self.client = DynamicClient(kubernetes.client.ApiClient(configuration))
+        self.cache = tempfile.TemporaryDirectory()  # of its own: the default one is shared by host address
+        cache_file = str(Path(self.cache.name, "discovery.json"))
+        self.client = DynamicClient(kubernetes.client.ApiClient(configuration), cache_file=cache_file)
+        self.resources: dict[tuple[str, str], Any] = {}
+        self.discovery = threading.Lock()  # the client's discovery isn't safe for threads
         self.entries: list[Obj] = []
         self.known: set[tuple[str, ...]] = set()
         self.last: dict[tuple[str, ...], Obj | None] = {}
@@ -90,7 +95,11 @@ class Recorder:
         self.started = time.monotonic()
 
     def resource(self, api_version: str, kind: str) -> Any:
-        return self.client.resources.get(api_version=api_version, kind=kind)
+        key = (api_version, kind)
+        with self.discovery:
+            if key not in self.resources:
+                self.resources[key] = self.client.resources.get(api_version=api_version, kind=kind)
+            return self.resources[key]
 
     def start(self) -> None:
         for api_version, kind in KINDS:
@@ -159,6 +168,7 @@ class Recorder:
 
     def stop(self) -> None:
         self.stopped.set()
+        self.cache.cleanup()
 
 
 def _about(entry: Obj) -> str:

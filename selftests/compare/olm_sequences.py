@@ -95,7 +95,7 @@ ALLOWANCES = (
         "gRPC's back-off; the lasting state is compared as the last one",
     ),
     Allowance(
-        "07.*:(Job/|Subscription/condition/BundleUnpacking)",
+        "(07|13|15).*:(Job/|Subscription/condition/BundleUnpacking)",
         "Complete .*|True/UnpackingInProgress: ",
         "recorded with the bundle already unpacked by an earlier step; here it is the first one on its node",
     ),
