@@ -1,0 +1,85 @@
+"""The scenes' files: the seed's own to the letter, the others sound, and every combination parses."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fixtures.pod_recorder import _without_env
+from fixtures.scenes import FILES, SECRET, TAG, _manifests, scenes
+from harness.gitlab.client import GitLabTarget
+from harness.redact import Secret
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> GitLabTarget:
+    authority = tmp_path / "ca.crt"
+    authority.write_text("-----BEGIN CERTIFICATE-----\n")
+    return GitLabTarget(
+        "http://10.99.1.1:8080",
+        Secret("not-a-token"),
+        registry_host="10.99.1.2",
+        registry_ca=authority,
+        embedded=True,
+    )
+
+
+SCENES = scenes("buildah")
+
+
+@pytest.mark.parametrize("name", list(SCENES))
+def test_manifests_are_the_seed_s_with_token_and_address(name, target):
+    scene = SCENES[name]
+    found = {m["kind"]: m for m in _manifests(scene, target, "glrt-0123456789abcdef")}
+    assert found["Secret"]["stringData"].keys() <= {"runner-registration-token", "ca.crt"}
+    spec = found["Runner"]["spec"]
+    assert (spec["gitlabUrl"], spec["buildImage"], spec["token"]) == (target.url, "alpine", SECRET)
+    assert ("config" in spec) == bool(scene.config)
+
+
+@pytest.mark.parametrize("name", [name for name, scene in SCENES.items() if scene.config])
+def test_config_templates_are_toml_and_trust_the_registry_where_a_job_has_to(name, target):
+    scene = SCENES[name]
+    config_map = next(m for m in _manifests(scene, target, "t") if m["kind"] == "ConfigMap")
+    (runner,) = tomllib.loads(config_map["data"]["config.toml"])["runners"]
+    volumes = runner["kubernetes"].get("volumes", {})
+    mounts = [volume["mount_path"] for volume in volumes.get("secret", [])]
+    assert mounts == (["/etc/docker/certs.d/10.99.1.2"] if scene.trusts_registry else [])
+
+
+def test_docker_sock_gets_the_seed_s_template_to_the_letter(target):
+    found = _manifests(SCENES["docker-sock"], target, "t")
+    config_map = next(m for m in found if m["kind"] == "ConfigMap")
+    assert config_map["data"]["config.toml"] == (FILES / "custom-config.toml").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(FILES.glob("gitlab-ci*.yml")), ids=lambda path: path.name)
+def test_ci_files_hold_one_tagged_job(path):
+    (job,) = [value for key, value in yaml.safe_load(path.read_text()).items() if key == "build"]
+    assert len(job["tags"]) == 1
+    assert all(isinstance(line, str) for line in job["script"])
+    if path.name != "gitlab-ci-other-tag.yml":
+        assert job["tags"] == [TAG]
+
+
+def test_the_seed_s_job():
+    job = yaml.safe_load((FILES / "gitlab-ci.yml").read_text())["build"]
+    assert job == {
+        "image": "docker:latest",
+        "stage": "build",
+        "tags": ["jh"],
+        "services": ["docker:20.10.7-dind"],
+        "script": [
+            'docker login -u "$CI_REGISTRY_USER" -p "$CI_REGISTRY_PASSWORD" $CI_REGISTRY',
+            "docker build -t $CI_REGISTRY_IMAGE:v1.0.0 .",
+            "docker push $CI_REGISTRY_IMAGE:v1.0.0",
+        ],
+    }
+
+
+def test_recorded_pods_keep_no_environment():
+    pod = {"metadata": {}, "spec": {"containers": [{"name": "build", "env": [{"name": "CI_JOB_TOKEN"}]}]}}
+    assert _without_env(pod)["spec"]["containers"] == [{"name": "build"}]

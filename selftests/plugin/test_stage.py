@@ -1,0 +1,120 @@
+"""The stage: what runs, in which order, what a failure takes down, and who waits how long."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from fixtures.stage import Stage, StageView, Step, closure
+from harness.errors import Blame, EnvironmentProblem, SuiteDefect
+from harness.verdict import Status
+
+
+def step(name: str, *needs: str, run=dict) -> Step:
+    return Step(name, run, needs)
+
+
+def fail(error: BaseException):
+    def run():
+        raise error
+
+    return run
+
+
+def test_only_the_wanted_and_what_they_need():
+    steps = {s.name: s for s in (step("a"), step("b", "a"), step("c", "b"), step("d", "a"))}
+    assert list(closure(steps, ["c"])) == ["a", "b", "c"]
+    with pytest.raises(SuiteDefect, match="'x'"):
+        closure(steps, ["x"])
+
+
+def test_steps_that_don_t_need_each_other_overlap(tmp_path):
+    both = threading.Barrier(2, timeout=5)
+    steps = {
+        s.name: s
+        for s in (step("a", run=lambda: both.wait() and None), step("b", run=lambda: both.wait() and None))
+    }
+    stage = Stage(tmp_path / "stage")
+    stage.play(steps)
+    assert [s.state for s in stage.states()] == ["done", "done"]
+
+
+def test_a_failure_takes_down_only_what_needs_it(tmp_path):
+    problem = EnvironmentProblem("no memory", "free some", evidence="Killed")
+    steps = {
+        s.name: s
+        for s in (
+            step("a", run=fail(problem)),
+            step("b", "a"),
+            step("c", "b"),
+            step("d", run=lambda: {"x": 1}),
+        )
+    }
+    stage = Stage(tmp_path / "stage")
+    stage.play(steps)
+    view = StageView(stage.directory)
+    assert {s.name: s.state for s in view.states()} == {
+        "a": "failed",
+        "b": "skipped",
+        "c": "skipped",
+        "d": "done",
+    }
+    failed = view.wait("a").error
+    assert (failed.message, failed.hint, failed.blame, failed.evidence) == (
+        "no memory",
+        "free some",
+        Blame.ENVIRONMENT,
+        "Killed",
+    )
+    assert view.wait("c").by == "b"
+    assert view.wait("d").result == {"x": 1}
+    assert view.state("c").phase(False).status is Status.BLOCKED
+
+
+def test_any_other_exception_is_a_defect_of_the_suite(tmp_path):
+    stage = Stage(tmp_path / "stage")
+    stage.play({"a": step("a", run=fail(KeyError("x")))})
+    assert stage.wait("a").error.blame is Blame.SUITE
+
+
+def test_a_kept_stage_is_not_played_twice(tmp_path):
+    played = []
+    steps = {"a": step("a", run=lambda: played.append(1) or {"n": len(played)})}
+    Stage(tmp_path / "stage").play(steps)
+    again = Stage(tmp_path / "stage")
+    again.play(steps)
+    assert again.wait("a").result == {"n": 1}
+
+
+def test_cancelled_steps_are_skipped(tmp_path):
+    stage = Stage(tmp_path / "stage")
+    stage.cancelled.set()
+    stage.play({"a": step("a")})
+    assert stage.wait("a").state == "skipped"
+
+
+def test_a_wait_ends_when_the_owner_is_gone(tmp_path):
+    stage = Stage(tmp_path / "stage")
+    (stage.directory / "owner").write_text("999999999")
+    with pytest.raises(SuiteDefect, match="is gone"):
+        StageView(stage.directory).wait("a")
+
+
+def test_the_critical_path_is_the_chain_that_ended_last(tmp_path):
+    clock = iter(range(100))
+    stage = Stage(tmp_path / "stage", clock=lambda: float(next(clock)))
+    steps = {s.name: s for s in (step("a"), step("b", "a"), step("c", "b"))}
+    stage.play(steps)
+    assert stage.critical() == {"a", "b", "c"}
+
+
+def test_no_secret_is_written_to_a_state_file(tmp_path):
+    from harness.redact import Secret
+
+    token = Secret("tell-nobody-this-word")
+    stage = Stage(tmp_path / "stage")
+    stage.play(
+        {"a": step("a", run=fail(EnvironmentProblem(f"refused {token.reveal()}", evidence=token.reveal())))}
+    )
+    assert token.reveal() not in (stage.directory / "a.json").read_text()
