@@ -126,6 +126,14 @@ class Run:
         """Names of the components that a stand-in played."""
         return tuple(c.name for c in self.components if c.provenance != "real")
 
+    @property
+    def sections(self) -> dict[str, tuple[Outcome, ...]]:
+        """Outcomes by section, sections in the order of their first outcome, whatever order tests ran in."""
+        found: dict[str, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            found.setdefault(outcome.section, []).append(outcome)
+        return {section: tuple(members) for section, members in found.items()}
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from html import escape
 from importlib import resources
-from itertools import groupby
 from urllib.parse import quote
 
 from harness.verdict import Component, Outcome, Phase, Run, Status, Verdict, Word
@@ -81,8 +80,7 @@ def _again(run: Run) -> str:
 
 def _outcomes(run: Run) -> str:
     parts = ["<section><h2>Outcomes</h2>"]
-    for section, group in groupby(run.outcomes, key=lambda o: o.section):
-        members = list(group)
+    for section, members in run.sections.items():
         green = sum(o.status is Status.PASSED for o in members)
         parts.append(
             f'<h3 id="{escape(section)}">{escape(section)} <small>{green} of {len(members)}</small></h3>'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from harness.verdict import Outcome, Run, Status, Verdict
 
 _MARK = {
@@ -56,8 +54,7 @@ def _versions(run: Run) -> str:
 
 def _sections(run: Run) -> str:
     rows = ["| section | passed | failed | blocked | not applicable | s |", "|---|---|---|---|---|---|"]
-    for section, group in groupby(run.outcomes, key=lambda o: o.section):
-        members = list(group)
+    for section, members in run.sections.items():
         counts = [sum(o.status is status for o in members) for status in list(Status)[:4]]
         spent = sum(o.duration_s for o in members)
         rows.append(f"| {section} | " + " | ".join(str(n) for n in counts) + f" | {spent:.1f} |")

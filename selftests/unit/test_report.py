@@ -153,3 +153,11 @@ def test_no_secret_is_written(run, tmp_path):
     for path in paths.values():
         assert token.reveal() not in path.read_text()
     json.loads(paths["conformance.json"].read_text())
+
+
+def test_a_section_stands_once_whatever_order_its_tests_ran_in(run):
+    late = Outcome("cluster/dns", "DNS answers", Status.PASSED)
+    mixed = replace(run, outcomes=(*run.outcomes, late))
+    verdict = judge(mixed)
+    assert render_summary(mixed, verdict).count("\n| cluster |") == 1
+    assert render_page(mixed, verdict).count('<h3 id="cluster">') == 1
