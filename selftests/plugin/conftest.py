@@ -79,7 +79,7 @@ def cluster(request):
 @stands_on("olm")
 @pytest.fixture
 def olm(request):
-    return on_stage(request.config, "olm", even_if_failed=PLAN.get("looks", False))
+    return on_stage(request.config, "olm", even_if_failed=["olm"] if PLAN.get("looks") else ())
 
 
 @stands_on("operator")
