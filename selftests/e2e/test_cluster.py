@@ -328,6 +328,7 @@ def test_starting_in_a_thread_that_ends_does_not_end_the_cluster(bundle_dir: Pat
         one.stop()
 
 
+@pytest.mark.second_kubernetes
 def test_both_kubernetes_versions_run_side_by_side(
     cluster: K3sCluster, kube: Kube, new_bundle_dir: Path, tmp_path: Path
 ) -> None:
