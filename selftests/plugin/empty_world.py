@@ -129,7 +129,8 @@ _SECOND = {
     "second-cluster": {"name": "empty-b"},
     "second-olm": {"copies": [], "asked": []},
     "second-proxy-missing": {"pod": {}, "ready": "", "reason": "", "phase": "none", "events": []},
-    "second-proxy-replaced": {},
+    "second-proxy-replaced": {"pod": {}, "csv": {}},
+    "second-reinstalled": {},
 }
 
 

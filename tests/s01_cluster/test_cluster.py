@@ -7,7 +7,7 @@ import re
 import pytest
 
 from fixtures import expect
-from fixtures.cluster import NodeShell, RunPod
+from fixtures.cluster import NodeShell, RunPod, wait_for_dns
 from fixtures.stack import Reached
 from harness.kube import Kube, Object
 from harness.profile import MINIMUM_KUBERNETES
@@ -87,6 +87,9 @@ def test_cluster_dns_answers(run_pod: RunPod, kube: Kube) -> None:
     Seed, "Installing k3s": the cluster can now be used; operator and Runner find their Services by name.
     """
     service = expect.there(kube.get("v1/Service", "kubernetes", "default"), "Service kubernetes")
-    answer = run_pod("dns", "nslookup", "kubernetes.default.svc.cluster.local")
+    wait_for_dns(kube)
+    # Three tries: the node's rules for the Service may come a moment after its first endpoint.
+    look_up = "nslookup kubernetes.default.svc.cluster.local"
+    answer = run_pod("dns", "sh", "-c", f"{look_up} || (sleep 1; {look_up}) || (sleep 3; {look_up})")
     address = service["spec"]["clusterIP"]
     assert re.search(rf"^Address.*\b{re.escape(address)}$", answer, re.M), f"{address} is not in:\n{answer}"
