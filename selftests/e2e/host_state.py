@@ -80,7 +80,7 @@ def _files(ignore: tuple[Path, ...]) -> Iterator[str]:
 
 
 def processes_below(pid_namespaces: set[str], text: str) -> list[str]:
-    """Processes in one of these PID namespaces (their links' text), or with ``text`` in their command line."""
+    """Processes in one of these PID namespaces (texts of their links), or with ``text`` in their command."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
