@@ -47,6 +47,9 @@ class Keeper:
 
     def run(self) -> int:
         """Start everything, wait for the end, clean up; returns the exit code."""
+        # The node's first process is a grandchild: a host whose own first process is slow to reap
+        # would show it as a zombie for a while after stop().
+        linux.adopt_orphans()
         try:
             self._start()
             self._wait()
@@ -187,6 +190,8 @@ class Keeper:
                 os.kill(self._child, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(self._child, 0)
+            if record.node:
+                linux.reap(record.node, _KILL_TIMEOUT_S)
         if self._registry:
             self._registry.stop()
         if record.link:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
@@ -22,6 +23,7 @@ MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
 MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,6 +60,19 @@ def unshare(flags: int) -> None:
 def die_with_parent() -> None:
     """Have the kernel kill this process when the *thread* that started it ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, instead of the host's first process."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def reap(pid: int, timeout_s: float) -> None:
+    """Take the exit status of a dying child, so that no zombie is left; other processes are let be."""
+    deadline = time.monotonic() + timeout_s
+    with suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def set_hostname(name: str) -> None:
