@@ -45,6 +45,11 @@ def snapshot(run_id: str, ignore: tuple[Path, ...] = ()) -> dict[str, set[str]]:
     return {kind: {it for it in items if not _is_of_another(it, own)} for kind, items in found.items()}
 
 
+def difference(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is new or gone between two snapshots, by kind; empty when nothing is."""
+    return {kind: before[kind] ^ after[kind] for kind in before if before[kind] != after[kind]}
+
+
 def _is_of_another(text: str, own: str) -> bool:
     ids = set(_RUN_ID.findall(text))
     return bool(ids) and own not in ids

@@ -21,7 +21,7 @@ from harness.errors import EnvironmentProblem
 from harness.kube import Kube, Object
 from harness.ownership import new_run_id
 from harness.wait import Watched, wait_for
-from selftests.e2e.host_state import processes_below, snapshot
+from selftests.e2e.host_state import difference, processes_below, snapshot
 
 ALPINE = "docker.io/library/alpine:latest"
 DIND = "docker.io/library/docker:20.10.7-dind"
@@ -240,7 +240,7 @@ def test_stopping_leaves_the_host_as_it_was(bundle_dir: Path, tmp_path: Path) ->
     assert during["nft rules"] != before["nft rules"], "the comparison is blind"
     one.stop()
     one.stop()
-    assert _difference(before, snapshot(chosen.run_id, ignore=(tmp_path,))) == {}
+    assert difference(before, snapshot(chosen.run_id, ignore=(tmp_path,))) == {}
     assert processes_below(namespaces, str(chosen.state_dir)) == []
     assert not chosen.state_dir.exists()
     assert find_leftovers(chosen.run_id) == []
@@ -248,11 +248,6 @@ def test_stopping_leaves_the_host_as_it_was(bundle_dir: Path, tmp_path: Path) ->
 
 def _pid_namespaces(state_dir: Path) -> set[str]:
     return {str(Path(f"/proc/{Record.load(state_dir).node}/ns/pid").readlink())}
-
-
-def _difference(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[str, set[str]]:
-    """What is new or gone, by kind; empty when nothing is."""
-    return {kind: before[kind] ^ after[kind] for kind in before if before[kind] != after[kind]}
 
 
 STARTER = """
@@ -296,7 +291,7 @@ def test_killed_clusters_leave_nothing_after_reaping(
     assert found, "its state directory at least is left"
     assert reap(found) == []
     assert find_leftovers(chosen.run_id, places=[chosen.state_dir]) == []
-    assert _difference(before, snapshot(chosen.run_id, ignore=(tmp_path,))) == {}
+    assert difference(before, snapshot(chosen.run_id, ignore=(tmp_path,))) == {}
 
 
 @pytest.mark.parametrize("after_s", [0.1, 0.8, 2.0])
@@ -312,7 +307,7 @@ def test_an_interrupt_at_any_moment_of_the_start_leaves_nothing(
     assert find_leftovers(chosen.run_id, places=[chosen.state_dir]) == []
     assert not chosen.state_dir.exists()
     assert processes_below(set(), str(chosen.state_dir)) == []
-    assert _difference(before, snapshot(chosen.run_id, ignore=(tmp_path,))) == {}
+    assert difference(before, snapshot(chosen.run_id, ignore=(tmp_path,))) == {}
 
 
 def test_starting_in_a_thread_that_ends_does_not_end_the_cluster(bundle_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Whole stacks as a user has them: `runner-conformance up --keep`, a look with kubectl, `down`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from harness.artifacts.bundle import Bundle
+from harness.cluster import find_leftovers
+from harness.cluster.record import Record
+from harness.ownership import HOME_VARIABLE
+from harness.state import StackState
+from selftests.e2e.host_state import difference, processes_below, snapshot
+
+ROOT = Path(__file__).parents[2]
+UP_TIMEOUT_S = 600
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a stack needs root")
+
+
+class Host:
+    """The command line with a state directory of its own, and the bundle's kubectl."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "harness.cli", *words],
+            cwd=ROOT,
+            env={**os.environ, HOME_VARIABLE: str(self.home)},
+            capture_output=True,
+            text=True,
+            timeout=UP_TIMEOUT_S,
+            check=False,
+        )
+
+    def up(self, name: str, bundle: Path) -> str:
+        """Make and keep a stack; what was printed."""
+        done = self.run("up", "--keep", "--name", name, "--artifacts", str(bundle))
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def down(self, name: str) -> None:
+        done = self.run("down", name)
+        assert done.returncode == 0, done.stderr
+
+    def kubectl(self, name: str, bundle: Path, *words: str) -> str:
+        """The bundle's own kubectl with the kubeconfig that the command line prints."""
+        kubeconfig = self.run("kubeconfig", name).stdout.strip()
+        k3s = str(Bundle.read(bundle).file("k3s"))
+        argv = [k3s, "kubectl", "--kubeconfig", kubeconfig, *words]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    def state_dir(self, name: str) -> Path:
+        return self.home / "stacks" / name
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """Stacks that a failing test leaves are taken down."""
+    one = Host(tmp_path / "home")
+    yield one
+    for left in sorted((one.home / "stacks").glob("*")) if one.home.exists() else []:
+        one.run("down", left.name)
+
+
+def test_up_gives_the_seeds_objects_and_down_leaves_the_host_as_it_was(
+    host: Host, bundle_dir: Path, tmp_path: Path
+) -> None:
+    before = snapshot("none yet", ignore=(tmp_path,))
+    printed = host.up("tidy", bundle_dir)
+    assert "rehearsal" in printed
+    assert "critical path" in printed
+    _has_the_seeds_objects(host, "tidy", bundle_dir)
+    assert host.run("status", "tidy").returncode == 0
+
+    run_id = StackState.load(host.state_dir("tidy")).run_id
+    node = Record.load(host.state_dir("tidy") / "cluster").node
+    namespaces = {str(Path(f"/proc/{node}/ns/pid").readlink())}
+    assert processes_below(namespaces, str(host.home)), "the comparison is blind"
+    assert difference(before, snapshot(run_id, ignore=(tmp_path,))), "the comparison is blind"
+
+    host.down("tidy")
+    assert processes_below(namespaces, str(host.home)) == []
+    assert difference(before, snapshot(run_id, ignore=(tmp_path,))) == {}
+    assert find_leftovers(run_id, running=True) == []
+    assert [str(it) for it in host.home.rglob("*") if it.is_file()] == []
+
+
+@pytest.mark.second_kubernetes
+def test_two_stacks_of_both_kubernetes_versions_side_by_side(
+    host: Host, bundle_dir: Path, new_bundle_dir: Path
+) -> None:
+    wanted = {"old": bundle_dir, "new": new_bundle_dir}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(host.up, wanted, wanted.values()))
+    for name, bundle in wanted.items():
+        _has_the_seeds_objects(host, name, bundle)
+    versions = {name: host.kubectl(name, bundle, "get", "nodes") for name, bundle in wanted.items()}
+    assert "v1.28." in versions["old"]
+    assert "v1.37." in versions["new"]
+    host.down("old")
+    assert host.run("status", "new").returncode == 0, "one stack's end disturbs the other"
+    _has_the_seeds_objects(host, "new", new_bundle_dir)
+    host.down("new")
+
+
+def _has_the_seeds_objects(host: Host, name: str, bundle: Path) -> None:
+    """What the article's own looks show when all went well."""
+    csv = host.kubectl(name, bundle, "get", "csv", "-n", "operators", "--no-headers")
+    assert csv.split()[0] == "gitlab-runner-operator.v1.15.1"
+    assert csv.split()[-1] == "Succeeded"
+    controller = host.kubectl(name, bundle, "get", "pods", "-n", "operators", "--no-headers")
+    assert any(
+        line.startswith("gitlab-runner-") and line.split()[1:3] == ["2/2", "Running"]
+        for line in controller.splitlines()
+    ), controller
+    packageserver = host.kubectl(name, bundle, "get", "csv", "-n", "olm", "--no-headers")
+    assert packageserver.split()[0] == "packageserver"
+    assert packageserver.split()[-1] == "Succeeded"
+    certificates = host.kubectl(name, bundle, "get", "pods", "-n", "cert-manager", "--no-headers")
+    assert [line.split()[1] for line in certificates.splitlines()] == ["1/1"] * 3
+    runners = host.kubectl(name, bundle, "get", "runners.apps.gitlab.com", "-A", "--no-headers")
+    assert len(runners.splitlines()) == 1
