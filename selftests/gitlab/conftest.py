@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import shutil
+import ssl
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gitlab
+import httpx
 import pytest
 
 from harness.gitlab.client import GitLabTarget, connect
@@ -35,7 +39,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--gitlab-token", metavar="FILE", help="file with a personal access token of scope api for it"
     )
-    group.addoption("--gitlab-ca", metavar="FILE", help="CA of that GitLab, PEM")
+    group.addoption("--gitlab-ca", metavar="FILE", help="CA of that GitLab and its registry, PEM")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "embedded_only: of the embedded GitLab itself, no part of the contract of every GitLab"
+    )
+    if config.getoption("--gitlab", default=None) and not config.getoption("--gitlab-token"):
+        raise pytest.UsageError("--gitlab needs --gitlab-token: without one nothing can be made there")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --gitlab only what says something about that GitLab is run."""
+    if not config.getoption("--gitlab", default=None):
+        return
+    own = [item for item in items if _of_the_embedded(item)]
+    config.hook.pytest_deselected(items=own)
+    items[:] = [item for item in items if item not in own]
+
+
+def _of_the_embedded(item: pytest.Item) -> bool:
+    here = Path(__file__).parent in item.path.parents
+    marked = item.get_closest_marker("embedded_only") is not None
+    return here and (marked or "embedded" in getattr(item, "fixturenames", ()))
 
 
 @dataclass(frozen=True)
@@ -54,9 +81,27 @@ class Server:
     def token(self) -> str:
         return self.target.token.reveal()
 
+    @functools.cached_property
+    def http(self) -> httpx.Client:
+        """Plain requests to it, that trust what the target trusts."""
+        return httpx.Client(base_url=self.url, verify=trust(self.target.ca_file), trust_env=False, timeout=60)
+
+    def runner(self, token: str, runner_id: int = 0, **options: Any) -> Runner:
+        """A runner process with a token of this GitLab."""
+        return Runner(self.url, token, runner_id, verify=self.target.ca_file, **options)
+
+    def as_user(self, token: str) -> gitlab.Gitlab:
+        """python-gitlab with another token."""
+        return connect(dataclasses.replace(self.target, token=register(token)))
+
     @property
     def admin(self) -> bool:
         return bool(getattr(self.gl.user, "is_admin", False))
+
+
+def trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+    """What httpx takes as ``verify``."""
+    return ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
 
 
 def _server(target: GitLabTarget, state_dir: Path | None) -> Server:
@@ -75,6 +120,13 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         return
     with EmbeddedGitLab("127.0.0.1", tmp_path_factory.mktemp("gitlab"), long_poll_s=1.0) as process:
         yield _server(GitLabTarget(process.url, process.token, embedded=True), process.state_dir)
+
+
+@pytest.fixture(autouse=True)
+def git_trusts_it(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git takes the CA of --gitlab-ca from the environment."""
+    if authority := request.config.getoption("--gitlab-ca", default=None):
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(Path(authority).resolve()))
 
 
 @pytest.fixture
@@ -135,7 +187,7 @@ def make_runner(server: Server) -> Iterator[Callable[..., Runner]]:
             **attributes,
         }
         answer = server.gl.user.runners.create(wanted)
-        made.append(Runner(server.url, answer.token, answer.id, verify=server.target.ca_file))
+        made.append(server.runner(answer.token, answer.id))
         return made[-1]
 
     yield make

@@ -11,6 +11,9 @@ from typing import Any
 
 import httpx
 
+from harness.gitlab.client import GitLabTarget
+from selftests.gitlab.conftest import trust
+
 _HOP_BY_HOP = (
     "connection",
     "transfer-encoding",
@@ -36,9 +39,10 @@ Choose = Callable[[str, str, int], Fault | None]
 
 
 @contextmanager
-def flaky_proxy(target: str, choose: Choose) -> Iterator[tuple[str, list[str]]]:
+def flaky_proxy(target: GitLabTarget, choose: Choose) -> Iterator[tuple[str, list[str]]]:
     """A proxy's URL, and the list of requests ("GET /path") that arrived so far."""
     seen: list[str] = []
+    behind = httpx.Client(base_url=target.url, verify=trust(target.ca_file), trust_env=False, timeout=60)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -55,9 +59,7 @@ def flaky_proxy(target: str, choose: Choose) -> Iterator[tuple[str, list[str]]]:
             fault = choose(self.command, path, before)
             if fault is None or fault.after:
                 kept = {key: value for key, value in self.headers.items() if key.lower() not in _HOP_BY_HOP}
-                answer = httpx.request(
-                    self.command, target + self.path, content=body, headers=kept, trust_env=False, timeout=60
-                )
+                answer = behind.request(self.command, self.path, content=body, headers=kept)
                 if fault is None:
                     self._answer(answer.status_code, dict(answer.headers), answer.content)
                     return
@@ -87,5 +89,6 @@ def flaky_proxy(target: str, choose: Choose) -> Iterator[tuple[str, list[str]]]:
         yield f"http://127.0.0.1:{server.server_port}", seen
     finally:
         server.shutdown()
+        behind.close()
         server.server_close()
         thread.join()

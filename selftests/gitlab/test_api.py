@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 import subprocess
 import sys
 import uuid
@@ -15,7 +14,7 @@ import gitlab
 import httpx
 import pytest
 
-from selftests.gitlab.conftest import CI_FILE, Server, commit_to
+from selftests.gitlab.conftest import CI_FILE, Server, commit_to, trust
 from selftests.gitlab.runner_client import Runner
 
 SHAPES = json.loads((Path(__file__).parent / "recordings" / "shapes.json").read_text())
@@ -31,11 +30,9 @@ TYPES = {
 
 @pytest.fixture
 def api(server: Server) -> Iterator[httpx.Client]:
-    trusted = server.target.ca_file
-    verify = ssl.create_default_context(cafile=str(trusted)) if trusted else True
     headers = {"PRIVATE-TOKEN": server.token}
     with httpx.Client(
-        base_url=f"{server.url}/api/v4", headers=headers, verify=verify, trust_env=False
+        base_url=f"{server.url}/api/v4", headers=headers, verify=trust(server.target.ca_file), trust_env=False
     ) as client:
         yield client
 
@@ -105,12 +102,12 @@ class TestShapes:
 
 class TestErrors:
     def test_no_token(self, server: Server) -> None:
-        answer = httpx.get(f"{server.url}/api/v4/user", trust_env=False)
+        answer = server.http.get("/api/v4/user")
         assert (answer.status_code, answer.json()) == (401, {"message": "401 Unauthorized"})
 
     def test_wrong_token(self, server: Server) -> None:
         headers = {"PRIVATE-TOKEN": "glpat-AAAAAAAAAAAAAAAAAAAA"}
-        answer = httpx.get(f"{server.url}/api/v4/user", headers=headers, trust_env=False)
+        answer = server.http.get("/api/v4/user", headers=headers)
         assert answer.status_code == 401
 
     def test_unknown_path(self, api: httpx.Client) -> None:
@@ -165,7 +162,7 @@ class TestScopes:
         status: int,
     ) -> None:
         headers = {"PRIVATE-TOKEN": token_with(scope)}
-        answer = httpx.request(method, f"{server.url}/api/v4{path}", headers=headers, trust_env=False)
+        answer = server.http.request(method, f"/api/v4{path}", headers=headers)
         assert answer.status_code == status
         if status == 403:
             assert answer.json()["error"] == "insufficient_scope"
@@ -174,17 +171,17 @@ class TestScopes:
     def test_create_runner_is_enough_for_a_runner(
         self, server: Server, token_with: Callable[[str], str], project: Any
     ) -> None:
-        client = gitlab.Gitlab(server.url, private_token=token_with("create_runner"))
+        client = server.as_user(token_with("create_runner"))
         body = {"runner_type": "project_type", "project_id": project.id, "tag_list": ["a"]}
         made = client.http_post("/user/runners", post_data=body)
         assert made["token"].startswith("glrt-")
 
     def test_every_token_may_ask_about_itself(self, server: Server, token_with: Callable[[str], str]) -> None:
-        client = gitlab.Gitlab(server.url, private_token=token_with("read_registry"))
+        client = server.as_user(token_with("read_registry"))
         assert client.personal_access_tokens.get("self").scopes == ["read_registry"]
 
     def test_revoked_token(self, server: Server, token_with: Callable[[str], str]) -> None:
-        client = gitlab.Gitlab(server.url, private_token=token_with("api"))
+        client = server.as_user(token_with("api"))
         client.http_delete("/personal_access_tokens/self")
         with pytest.raises(gitlab.GitlabAuthenticationError):
             client.projects.list()
@@ -201,7 +198,7 @@ class TestForeignProjects:
             {"username": name, "name": name, "email": f"{name}@example.com", "force_random_password": True}
         )
         token = user.personal_access_tokens.create({"name": "test", "scopes": ["api"]})
-        yield gitlab.Gitlab(server.url, private_token=token.token)
+        yield server.as_user(token.token)
         user.delete()
 
     def test_private_project_does_not_exist_for_a_stranger(
@@ -274,9 +271,9 @@ class TestLists:
 
 def test_job_token_knows_its_job(server: Server, running_job: dict[str, Any]) -> None:
     headers = {"JOB-TOKEN": running_job["token"]}
-    answer = httpx.get(f"{server.url}/api/v4/job", headers=headers, trust_env=False)
+    answer = server.http.get("/api/v4/job", headers=headers)
     assert (answer.status_code, answer.json()["id"]) == (200, running_job["id"])
-    assert httpx.get(f"{server.url}/api/v4/projects", headers=headers, trust_env=False).status_code in (
+    assert server.http.get("/api/v4/projects", headers=headers).status_code in (
         401,
         403,
     )
@@ -285,7 +282,7 @@ def test_job_token_knows_its_job(server: Server, running_job: dict[str, Any]) ->
 def test_job_token_ends_with_its_job(server: Server, runner: Runner, running_job: dict[str, Any]) -> None:
     runner.finish(running_job)
     headers = {"JOB-TOKEN": running_job["token"]}
-    assert httpx.get(f"{server.url}/api/v4/job", headers=headers, trust_env=False).status_code == 401
+    assert server.http.get("/api/v4/job", headers=headers).status_code == 401
 
 
 def test_variables_can_be_changed_and_removed(project: Any) -> None:
@@ -313,7 +310,10 @@ def test_files_one_by_one(project: Any) -> None:
 def test_python_gitlabs_command_line(server: Server, project: Any, tag: str, tmp_path: Path) -> None:
     """The `gitlab` command: the project, its pipelines, a job's log."""
     config = tmp_path / "python-gitlab.cfg"
-    config.write_text(f"[global]\ndefault = it\n[it]\nurl = {server.url}\nprivate_token = {server.token}\n")
+    trusted = f"ssl_verify = {server.target.ca_file}\n" if server.target.ca_file else ""
+    config.write_text(
+        f"[global]\ndefault = it\n[it]\nurl = {server.url}\nprivate_token = {server.token}\n{trusted}"
+    )
     config.chmod(0o600)
 
     def command(*arguments: str) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import gitlab
-import httpx
 import pytest
 
 from selftests.gitlab.conftest import CI_FILE, Server, commit_to
@@ -19,9 +19,14 @@ MIB = 1024 * 1024
 
 
 def raw(server: Server, head: str, body: bytes = b"") -> socket.socket:
-    """An open connection after a request was sent as it is."""
+    """An open connection after a request was sent as it is; ``Host: x`` becomes the server's own."""
     parts = urlsplit(server.url)
-    connection = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=10)
+    host, tls = parts.hostname or "", parts.scheme == "https"
+    connection = socket.create_connection((host, parts.port or (443 if tls else 80)), timeout=10)
+    if tls:
+        context = ssl.create_default_context(cafile=server.target.ca_file)
+        connection = context.wrap_socket(connection, server_hostname=host)
+    head = head.replace("Host: x\n", f"Host: {parts.netloc}\n")
     connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
     return connection
 
@@ -92,12 +97,12 @@ class TestBodies:
     @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
     def test_malformed_json(self, server: Server, body: bytes) -> None:
         headers = {"PRIVATE-TOKEN": server.token, "Content-Type": "application/json"}
-        answer = httpx.post(f"{server.url}/api/v4/projects", content=body, headers=headers, trust_env=False)
+        answer = server.http.post("/api/v4/projects", content=body, headers=headers)
         assert answer.status_code == 400
 
     def test_wrong_types(self, server: Server, project: Any) -> None:
         headers = {"PRIVATE-TOKEN": server.token}
-        base = f"{server.url}/api/v4/projects/{project.id}"
+        base = f"/api/v4/projects/{project.id}"
         for path, body in (
             ("repository/commits", {"branch": "main", "commit_message": "x", "actions": "no list"}),
             ("repository/commits", {"branch": "main", "commit_message": "x", "actions": [5]}),
@@ -107,7 +112,7 @@ class TestBodies:
             ("variables", {"key": "A B", "value": "x"}),
             ("runners", {"runner_id": "x"}),
         ):
-            answer = httpx.post(f"{base}/{path}", json=body, headers=headers, trust_env=False)
+            answer = server.http.post(f"{base}/{path}", json=body, headers=headers)
             assert answer.status_code == 400, (path, body, answer.text)
 
     def test_job_request_larger_than_workhorse_takes(self, runner: Runner) -> None:
@@ -118,9 +123,7 @@ class TestBodies:
     def test_api_body_beyond_the_limit(self, embedded: Callable[..., Server]) -> None:
         server = embedded()
         headers = {"PRIVATE-TOKEN": server.token, "Content-Type": "application/json"}
-        answer = httpx.post(
-            f"{server.url}/api/v4/projects", content=b"x" * (11 * MIB), headers=headers, trust_env=False
-        )
+        answer = server.http.post("/api/v4/projects", content=b"x" * (11 * MIB), headers=headers)
         assert answer.status_code == 413
 
     @pytest.mark.parametrize("info", [None, [], "x", {"features": "x"}, {"version": 5}])
@@ -239,7 +242,7 @@ class TestClients:
         made = server.gl.user.runners.create(
             {"runner_type": "project_type", "project_id": project.id, "tag_list": [tag]}
         )
-        runner = Runner(server.url, made.token)
+        runner = server.runner(made.token)
         last = runner.request().headers["X-GitLab-Last-Update"]
         body = f'{{"token": "{made.token}", "last_update": "{last}"}}'.encode()
         head = "POST /api/v4/jobs/request HTTP/1.1\nHost: x\nContent-Type: application/json\n"
@@ -255,7 +258,7 @@ def started_job(server: Server, tag: str) -> tuple[Any, Runner, dict[str, Any]]:
     """A project, a runner and a job that it runs."""
     project = server.gl.projects.create({"name": "started"})
     wanted = {"runner_type": "project_type", "project_id": project.id, "tag_list": [tag]}
-    runner = Runner(server.url, server.gl.user.runners.create(wanted).token)
+    runner = server.runner(server.gl.user.runners.create(wanted).token)
     commit_to(project, CI_FILE.format(tag=tag))
     project.pipelines.create({"ref": "main"})
     return project, runner, runner.take()

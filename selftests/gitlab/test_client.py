@@ -21,7 +21,6 @@ from harness.gitlab.client import GitLabSession, GitLabTarget, Made, check
 from harness.redact import register
 from selftests.gitlab.conftest import CI_FILE, Server
 from selftests.gitlab.flaky import Fault, flaky_proxy
-from selftests.gitlab.runner_client import Runner
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ class TestCheck:
         def page(method: str, path: str, before: int) -> Fault:
             return Fault(404)
 
-        with flaky_proxy(server.url, page) as (url, _), pytest.raises(UsageError, match="not found"):
+        with flaky_proxy(server.target, page) as (url, _), pytest.raises(UsageError, match="not found"):
             check(dataclasses.replace(server.target, url=url))
 
     def test_token_is_in_no_message(self, server: Server) -> None:
@@ -105,7 +104,7 @@ class TestPatience:
         def twice(method: str, path: str, before: int) -> Fault | None:
             return Fault(status) if before < 2 else None
 
-        with flaky_proxy(server.url, twice) as (url, seen):
+        with flaky_proxy(server.target, twice) as (url, seen):
             assert check(dataclasses.replace(server.target, url=url)).user is not None
         assert seen.count("GET /api/v4/user") == 3
 
@@ -116,13 +115,13 @@ class TestPatience:
         def once(method: str, path: str, before: int) -> Fault | None:
             return Fault(429, headers={"Retry-After": "7"}) if before < 1 else None
 
-        with flaky_proxy(server.url, once) as (url, _):
+        with flaky_proxy(server.target, once) as (url, _):
             check(dataclasses.replace(server.target, url=url))
         assert 7.0 in slept
 
     def test_end_of_patience_says_what_gitlab_says(self, server: Server) -> None:
         with (
-            flaky_proxy(server.url, lambda *_: Fault(503)) as (url, _),
+            flaky_proxy(server.target, lambda *_: Fault(503)) as (url, _),
             pytest.raises(EnvironmentProblem, match="answers 503 again and again"),
         ):
             check(dataclasses.replace(server.target, url=url))
@@ -135,7 +134,7 @@ class TestPatience:
             return Fault(status, after=True) if (method, path) == ("POST", "/api/v4/projects") else None
 
         with (
-            flaky_proxy(server.url, lose) as (url, seen),
+            flaky_proxy(server.target, lose) as (url, seen),
             GitLabSession(dataclasses.replace(server.target, url=url), run_id) as opened,
         ):
             project = opened.project()
@@ -148,7 +147,7 @@ class TestPatience:
             return Fault(429) if method == "POST" and before < 2 else None
 
         with (
-            flaky_proxy(server.url, busy) as (url, seen),
+            flaky_proxy(server.target, busy) as (url, seen),
             GitLabSession(dataclasses.replace(server.target, url=url), run_id) as opened,
         ):
             opened.project()
@@ -159,7 +158,7 @@ class TestPatience:
             return Fault(502, after=True) if method == "DELETE" and before < 1 else None
 
         with (
-            flaky_proxy(server.url, lose) as (url, _),
+            flaky_proxy(server.target, lose) as (url, _),
             GitLabSession(dataclasses.replace(server.target, url=url), run_id) as opened,
         ):
             project = opened.project()
@@ -175,7 +174,7 @@ class TestOwnProject:
         session.commit_files({".gitlab-ci.yml": CI_FILE.format(tag=tag), "b.txt": "b"}, "Second")
         assert session.project().files.raw("a.bin", ref="main") == b"\x00\xff"
         pipeline = session.start_pipeline(variables={"A": "b"})
-        runner = Runner(server.url, token.token.reveal())
+        runner = server.runner(token.token.reveal())
 
         def work() -> None:
             job = runner.take()
@@ -233,7 +232,7 @@ class TestOwnProject:
         def refuse(method: str, path: str, before: int) -> Fault | None:
             return Fault(403) if method == "DELETE" else None
 
-        with flaky_proxy(server.url, refuse) as (url, _):
+        with flaky_proxy(server.target, refuse) as (url, _):
             opened = GitLabSession(dataclasses.replace(server.target, url=url), run_id).__enter__()
             project = opened.project()
             with pytest.raises(LeftoversError) as caught:
@@ -290,5 +289,5 @@ def test_custom_authority_is_asked_for(tmp_path: Path, server: Server) -> None:
         with pytest.raises(UsageError, match="refuses the token"):
             check(GitLabTarget(url, server.target.token, ca_file=tmp_path / "ca.crt"))
     finally:
-        tls.should_exit = True
+        tls.should_exit = tls.force_exit = True  # else it waits 30 s for the farewell of a client that left
         thread.join()

@@ -16,6 +16,7 @@ from selftests.gitlab.conftest import CI_FILE, Server, commit_to
 from selftests.gitlab.runner_client import Runner
 
 
+@pytest.mark.embedded_only
 def test_no_403_on_jobs_request_while_starting(tmp_path: Path) -> None:
     """Three 403 silence a runner for an hour: a GitLab that starts refuses connections."""
     state = tmp_path / "gitlab"
@@ -88,7 +89,7 @@ def test_every_refspec_of_the_job_can_be_fetched(running_job: dict[str, Any], tm
 def test_git_gets_a_challenge_before_it_sends_credentials(server: Server, project: Any) -> None:
     """Without WWW-Authenticate git does not send the URL's credentials: could not read Username."""
     path = f"{project.http_url_to_repo}/info/refs?service=git-upload-pack"
-    answer = httpx.get(path, trust_env=False)
+    answer = server.http.get(path)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].lower().startswith("basic ")
 
@@ -133,20 +134,20 @@ def test_final_state_without_exit_code_is_accepted(
 def test_artifacts_upload_in_chunks_is_answered_at_once(
     server: Server, runner: Runner, running_job: dict[str, Any]
 ) -> None:
-    """gitlab-runner streams multipart without a length. Artifacts are off: 405 in JSON."""
-    if server.state_dir is None:
-        pytest.skip("this GitLab takes artifacts")
+    """gitlab-runner streams multipart without a length; in the embedded GitLab artifacts are off."""
 
     def body() -> Any:
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.zip"\r\n\r\n'
-        yield b"PK"
+        yield b"PK\x05\x06".ljust(22, b"\0")  # an empty archive
         yield b"\r\n--b--\r\n"
 
     headers = {"JOB-TOKEN": running_job["token"], "Content-Type": "multipart/form-data; boundary=b"}
     path = f"/jobs/{running_job['id']}/artifacts?artifact_format=zip&artifact_type=archive"
     answer = runner.http.post(path, content=body(), headers=headers)
-    assert answer.status_code == 405
-    assert answer.json()["message"].startswith("405")
+    if server.state_dir is None and answer.status_code == 405:
+        pytest.skip("this GitLab has artifacts switched off")
+    assert answer.status_code == (405 if server.state_dir else 201)
+    assert isinstance(answer.json(), dict)
 
 
 def test_containerd_may_fall_back_to_get(embedded: Callable[..., Server]) -> None:

@@ -14,7 +14,6 @@ from selftests.gitlab.conftest import CI_FILE, Server, commit_to
 from selftests.gitlab.runner_client import Runner
 
 ENVIRONMENT = {
-    **os.environ,
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_AUTHOR_NAME": "Test",
@@ -29,7 +28,7 @@ def git(directory: Path, *arguments: str, fails: bool = False) -> str:
     done = subprocess.run(
         ["git", *arguments],
         cwd=directory,
-        env=ENVIRONMENT,
+        env={**os.environ, **ENVIRONMENT},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -137,9 +136,8 @@ class TestJobToken:
     ) -> None:
         foreign = make_project(initialize_with_readme=True)
         url = url_of(server, foreign, "gitlab-ci-token", running_job["token"])
-        if server.admin and server.state_dir is None:
-            pytest.skip("the job's user may read it")
-        assert "not found" in git(tmp_path, "clone", url, "it", fails=True)
+        refusal = git(tmp_path, "clone", url, "it", fails=True)
+        assert "not found" in refusal or "returned error: 403" in refusal
 
 
 class TestCredentials:

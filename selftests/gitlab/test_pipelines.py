@@ -8,7 +8,7 @@ from typing import Any
 import gitlab
 import pytest
 
-from selftests.gitlab.conftest import Server, commit_to
+from selftests.gitlab.conftest import commit_to
 from selftests.gitlab.runner_client import Runner
 
 FULL = """\
@@ -255,20 +255,16 @@ class TestErrors:
         "keyword",
         ["artifacts: {paths: [a]}", "cache: {paths: [a]}", "needs: [b]", "retry: 2", "except: [main]"],
     )
-    def test_keyword_that_is_not_supported_is_named(self, server: Server, project: Any, keyword: str) -> None:
-        if server.state_dir is None:
-            pytest.skip("a whole GitLab supports it")
+    @pytest.mark.embedded_only
+    def test_keyword_that_is_not_supported_is_named(self, project: Any, keyword: str) -> None:
         name = keyword.partition(":")[0]
         assert f"jobs:a:{name} is a keyword that this GitLab does not support" in refused(
             project, f"a:\n  script: [echo]\n  {keyword}\n"
         )
 
     @pytest.mark.parametrize("keyword", ["include: other.yml", "workflow: {name: x}"])
-    def test_global_keyword_that_is_not_supported_is_named(
-        self, server: Server, project: Any, keyword: str
-    ) -> None:
-        if server.state_dir is None:
-            pytest.skip("a whole GitLab supports it")
+    @pytest.mark.embedded_only
+    def test_global_keyword_that_is_not_supported_is_named(self, project: Any, keyword: str) -> None:
         assert keyword.partition(":")[0] in refused(project, f"{keyword}\na: {{script: [echo]}}\n")
 
     def test_missing_file_and_unknown_ref(self, make_project: Callable[..., Any]) -> None:

@@ -28,14 +28,8 @@ PROTOCOL, REGISTER, CLI = (
 JOBS = sorted(name for name in PROTOCOL if name.startswith("job-"))
 IDLE = sorted(name for name in PROTOCOL if name.startswith(("idle-", "request-")))
 
-pytestmark = pytest.mark.usefixtures("only_embedded")
-
-
-@pytest.fixture
-def only_embedded(server: Server) -> None:
-    """Artifacts, and tokens that are known beforehand, differ elsewhere."""
-    if server.state_dir is None:
-        pytest.skip("recordings are replayed against the embedded GitLab")
+# Artifacts, and tokens that are known beforehand, differ elsewhere.
+pytestmark = pytest.mark.embedded_only
 
 
 @pytest.fixture

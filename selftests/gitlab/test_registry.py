@@ -1,8 +1,12 @@
-"""A real registry (distribution) with the embedded GitLab's tokens; docker and skopeo as clients."""
+"""A real registry with GitLab's tokens; docker and skopeo as clients.
+
+With the embedded GitLab it is distribution on loopback; another GitLab brings its own.
+"""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +35,6 @@ from harness.gitlab.registry_client import RegistryClient, StorageSource, copy_i
 from harness.redact import register
 from harness.stack.registry import configuration
 from selftests.gitlab.conftest import CI_FILE, Server, commit_to
-from selftests.gitlab.runner_client import Runner
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,26 @@ class World:
 
     server: Server
     host: str
-    ca_file: Path
+    ca_file: Path | None
     image: Storage
 
-    def client(self, user: str = "root", password: str | None = None) -> RegistryClient:
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which docker and skopeo, as programs in Go, trust the CA."""
+        return {**os.environ, **({"SSL_CERT_FILE": str(self.ca_file)} if self.ca_file else {})}
+
+    @property
+    def user(self) -> str:
+        return str(self.server.gl.user.username)
+
+    def client(self, user: str = "", password: str | None = None) -> RegistryClient:
         secret = register(password or self.server.token)
-        return RegistryClient(f"https://{self.host}", user=user, password=secret, ca_file=self.ca_file)
+        return RegistryClient(
+            f"https://{self.host}", user=user or self.user, password=secret, ca_file=self.ca_file
+        )
+
+    def project(self) -> Any:
+        return self.server.gl.projects.create({"name": f"registry-{uuid.uuid4().hex[:10]}"})
 
 
 def free_port() -> int:
@@ -55,9 +73,30 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def world(registry_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The registry on loopback with TLS, as it is configured in the cluster."""
-    directory, host = tmp_path_factory.mktemp("registry"), f"127.0.0.1:{free_port()}"
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The registry of the GitLab that --gitlab names, or one of our own."""
+    directory = tmp_path_factory.mktemp("registry")
+    if request.config.getoption("--gitlab", default=None):
+        yield foreign_world(request.getfixturevalue("server"), directory)
+        return
+    with own_world(request.getfixturevalue("registry_program"), directory) as made:
+        yield made
+
+
+def foreign_world(server: Server, directory: Path) -> World:
+    """The registry that GitLab itself names."""
+    probe = server.gl.projects.create({"name": f"registry-{uuid.uuid4().hex[:10]}"})
+    prefix = probe.attributes.get("container_registry_image_prefix")
+    probe.delete()
+    if not prefix:
+        pytest.skip("this GitLab has no container registry")
+    return World(server, prefix.split("/", 1)[0], server.target.ca_file, an_image(directory / "bundle"))
+
+
+@contextlib.contextmanager
+def own_world(registry_program: Path, directory: Path) -> Iterator[World]:
+    """The registry on loopback with TLS, as it is configured in the cluster, and a GitLab for it."""
+    host = f"127.0.0.1:{free_port()}"
     made = issue("127.0.0.1", "test")
     ca_file = directory / "authority" / "ca.crt"
     ca_file.parent.mkdir()
@@ -121,7 +160,15 @@ def an_image(directory: Path) -> Storage:
 
 @pytest.fixture
 def project(world: World) -> Iterator[Any]:
-    made = world.server.gl.projects.create({"name": f"registry-{time.time_ns()}"})
+    made = world.project()
+    yield made
+    made.delete()
+
+
+@pytest.fixture
+def other(world: World) -> Iterator[Any]:
+    """Another project of the same user."""
+    made = world.project()
     yield made
     made.delete()
 
@@ -130,7 +177,8 @@ def project(world: World) -> Iterator[Any]:
 def job(world: World, project: Any, tag: str) -> dict[str, Any]:
     """A running job of ``project``."""
     wanted = {"runner_type": "project_type", "project_id": project.id, "tag_list": [tag]}
-    runner = Runner(world.server.url, world.server.gl.user.runners.create(wanted).token)
+    token = world.server.gl.user.runners.create(wanted).token
+    runner = world.server.runner(token)
     commit_to(project, CI_FILE.format(tag=tag))
     project.pipelines.create({"ref": "main"})
     return runner.take()
@@ -145,18 +193,21 @@ class TestTokens:
     @staticmethod
     def claims(world: World, scope: str, user: str, password: str) -> dict[str, Any]:
         query = {"service": "container_registry", "scope": scope}
-        url = f"{world.server.url}/jwt/auth"
-        answer = httpx.get(url, params=query, auth=(user, password), trust_env=False)
+        answer = world.server.http.get("/jwt/auth", params=query, auth=(user, password))
         assert answer.status_code == 200, answer.text
         token = answer.json()["token"]
-        chain = jwt.get_unverified_header(token)["x5c"]
+        chain = jwt.get_unverified_header(token).get("x5c")
+        if not chain and world.server.state_dir is None:  # then only the registry knows the key
+            unverified: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+            return unverified
         key = x509.load_der_x509_certificate(base64.b64decode(chain[0])).public_key()
         found: dict[str, Any] = jwt.decode(token, key, algorithms=["RS256"], audience="container_registry")
         return found
 
+    @pytest.mark.embedded_only
     def test_claims(self, world: World, project: Any) -> None:
         path = project.path_with_namespace
-        claims = self.claims(world, f"repository:{path}:pull,push", "root", world.server.token)
+        claims = self.claims(world, f"repository:{path}:pull,push", world.user, world.server.token)
         assert (claims["iss"], claims["aud"], claims["sub"]) == (
             "gitlab-issuer",
             "container_registry",
@@ -166,14 +217,14 @@ class TestTokens:
         assert claims["exp"] - claims["iat"] == 300
 
     def test_job_may_push_to_its_own_project_only(
-        self, world: World, project: Any, job: dict[str, Any]
+        self, world: World, project: Any, other: Any, job: dict[str, Any]
     ) -> None:
-        own, other = project.path_with_namespace, world.server.gl.projects.create({"name": "other"})
+        own = project.path_with_namespace
         scope = f"repository:{own}/app:pull,push repository:{other.path_with_namespace}:pull,push"
         claims = self.claims(world, scope, "gitlab-ci-token", job["token"])
         assert [entry["name"] for entry in claims["access"]] == [f"{own}/app"]
-        other.delete()
 
+    @pytest.mark.embedded_only
     def test_unknown_project_and_odd_names_are_left_out(self, world: World, project: Any) -> None:
         own = project.path_with_namespace
         for scope in (
@@ -184,18 +235,18 @@ class TestTokens:
             "repository",
             f"repository:{own}:explode",
         ):
-            assert self.claims(world, scope, "root", world.server.token)["access"] == []
+            assert self.claims(world, scope, world.user, world.server.token)["access"] == []
 
     def test_refusals(self, world: World, job: dict[str, Any]) -> None:
-        url, query = f"{world.server.url}/jwt/auth", {"service": "container_registry"}
+        http, url, query = world.server.http, "/jwt/auth", {"service": "container_registry"}
         for auth in (
-            ("root", "wrong"),
+            (world.user, "wrong"),
             ("gitlab-ci-token", "glcbt-64_wrong"),
             ("gitlab-ci-token", world.server.token),
         ):
-            assert httpx.get(url, params=query, auth=auth, trust_env=False).status_code == 401
-        assert httpx.get(url, params=query, trust_env=False).status_code == 403
-        assert httpx.get(url, params={"service": "other"}, trust_env=False).status_code == 404
+            assert http.get(url, params=query, auth=auth).status_code == 401
+        assert http.get(url, params=query).status_code == 403
+        assert http.get(url, params={"service": "other"}).status_code == 404
 
 
 class TestClient:
@@ -210,14 +261,12 @@ class TestClient:
             assert client.tags(f"{path}/nothing") == []
 
     def test_project_of_another_is_denied_to_a_job(
-        self, world: World, project: Any, job: dict[str, Any]
+        self, world: World, project: Any, other: Any, job: dict[str, Any]
     ) -> None:
-        other = world.server.gl.projects.create({"name": "foreign"})
         with world.client("gitlab-ci-token", job["token"]) as client:
             copy_base(world, client, f"{project.path_with_namespace}/app")
             with pytest.raises(UsageError, match="is denied"):
                 copy_base(world, client, other.path_with_namespace)
-        other.delete()
 
     def test_gitlab_lists_repositories_and_tags(self, world: World, project: Any) -> None:
         path = project.path_with_namespace
@@ -242,31 +291,27 @@ class TestClient:
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 class TestSkopeo:
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = ["skopeo", *arguments]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=120)
-
     def copy(
         self, world: World, source: str, target: str, credentials: str
     ) -> subprocess.CompletedProcess[str]:
-        certificates = str(world.ca_file.parent)  # holds nothing but the CA
-        return self.run(
-            "copy", "--src-cert-dir", certificates, "--dest-cert-dir", certificates,
-            "--src-creds", credentials, "--dest-creds", credentials,
+        argv = [
+            "skopeo", "copy", "--src-creds", credentials, "--dest-creds", credentials,
             f"docker://{world.host}/{source}", f"docker://{world.host}/{target}",
-        )  # fmt: skip
+        ]  # fmt: skip
+        return subprocess.run(argv, env=world.environment, capture_output=True, text=True, timeout=120)
 
     def test_push_and_pull_with_a_personal_token(self, world: World, project: Any) -> None:
         path = project.path_with_namespace
         with world.client() as client:
             copy_base(world, client, f"{path}/base")
-            done = self.copy(world, f"{path}/base:latest", f"{path}:v1.0.0", f"root:{world.server.token}")
+            done = self.copy(
+                world, f"{path}/base:latest", f"{path}:v1.0.0", f"{world.user}:{world.server.token}"
+            )
             assert done.returncode == 0, done.stderr
             assert client.tags(path) == ["v1.0.0"]
 
-    def test_push_with_a_job_token(self, world: World, project: Any, job: dict[str, Any]) -> None:
+    def test_push_with_a_job_token(self, world: World, project: Any, other: Any, job: dict[str, Any]) -> None:
         path, credentials = project.path_with_namespace, f"gitlab-ci-token:{job['token']}"
-        other = world.server.gl.projects.create({"name": "skopeo-other"})
         with world.client() as client:
             copy_base(world, client, f"{path}/base")
         done = self.copy(world, f"{path}/base:latest", f"{path}:v1.0.0", credentials)
@@ -274,7 +319,6 @@ class TestSkopeo:
         denied = self.copy(world, f"{path}/base:latest", f"{other.path_with_namespace}:v1", credentials)
         assert denied.returncode != 0
         assert "denied" in denied.stderr
-        other.delete()
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="the docker client is not installed")
@@ -282,19 +326,18 @@ class TestDocker:
     def login(
         self, world: World, user: str, password: str, directory: Path
     ) -> subprocess.CompletedProcess[str]:
-        """`docker login` needs no engine; SSL_CERT_FILE has it trust our CA."""
+        """`docker login` needs no engine."""
         argv = ["docker", "--config", str(directory), "login", "-u", user, "--password-stdin", world.host]
-        environment = {**os.environ, "SSL_CERT_FILE": str(world.ca_file)}
         return subprocess.run(
-            argv, input=password, env=environment, capture_output=True, text=True, timeout=60
+            argv, input=password, env=world.environment, capture_output=True, text=True, timeout=60
         )
 
     def test_login(self, world: World, job: dict[str, Any], tmp_path: Path) -> None:
-        for user, password in (("root", world.server.token), ("gitlab-ci-token", job["token"])):
+        for user, password in ((world.user, world.server.token), ("gitlab-ci-token", job["token"])):
             done = self.login(world, user, password, tmp_path)
             assert "Login Succeeded" in done.stdout, done.stderr
 
     def test_login_with_a_wrong_password(self, world: World, tmp_path: Path) -> None:
-        done = self.login(world, "root", "wrong", tmp_path)
+        done = self.login(world, world.user, "wrong", tmp_path)
         assert done.returncode != 0
         assert "denied" in done.stderr or "unauthorized" in done.stderr

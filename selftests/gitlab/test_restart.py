@@ -19,6 +19,8 @@ from selftests.gitlab.conftest import CI_FILE, Server, commit_to
 from selftests.gitlab.runner_client import Runner
 from selftests.gitlab.test_bad_input import started_job
 
+pytestmark = pytest.mark.embedded_only
+
 
 def test_no_job_is_lost_and_none_runs_twice(
     embedded: Callable[..., Server], tmp_path: Path, tag: str
@@ -72,7 +74,7 @@ def test_job_beyond_its_timeout_fails_though_the_runner_goes_on(
     server = embedded("--timeout-grace", "0")
     project = server.gl.projects.create({"name": "timeout"})
     wanted = {"runner_type": "project_type", "project_id": project.id, "tag_list": [tag]}
-    runner = Runner(server.url, server.gl.user.runners.create(wanted).token)
+    runner = server.runner(server.gl.user.runners.create(wanted).token)
     commit_to(project, CI_FILE.format(tag=tag) + "  timeout: 1 second\n")
     project.pipelines.create({"ref": "main"})
     job = runner.take()

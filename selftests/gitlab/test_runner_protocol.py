@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from selftests.gitlab.conftest import CI_FILE, Server, commit_to
+from selftests.gitlab.conftest import CI_FILE, Server, commit_to, trust
 from selftests.gitlab.runner_client import INFO, Runner
 
 HOLD_S = 30
@@ -48,7 +48,9 @@ class TestRegistering:
         token = server.gl.projects.get(project.id).attributes.get("runners_token")
         if not token:
             pytest.skip("this GitLab has registration tokens switched off")
-        with httpx.Client(base_url=f"{server.url}/api/v4", trust_env=False) as http:
+        with httpx.Client(
+            base_url=f"{server.url}/api/v4", verify=trust(server.target.ca_file), trust_env=False
+        ) as http:
             wanted = {
                 "token": token,
                 "description": "legacy",
@@ -100,7 +102,7 @@ class TestAskingForJobs:
         assert answer.content == b""
 
     def test_unknown_token_is_forbidden(self, server: Server) -> None:
-        answer = Runner(server.url, "glrt-AAAAAAAAAAAAAAAAAAAA").request()
+        answer = server.runner("glrt-AAAAAAAAAAAAAAAAAAAA").request()
         assert (answer.status_code, answer.json()) == (403, {"message": "403 Forbidden"})
 
     def test_queue_value_stays_while_nothing_changes(self, runner: Runner) -> None:
@@ -183,7 +185,7 @@ class TestRunnerState:
 
     def test_versions_and_managers_are_reported(self, server: Server, runner: Runner) -> None:
         runner.request()
-        second = Runner(server.url, runner.token, system_id="r_second")
+        second = server.runner(runner.token, system_id="r_second")
         second.request(info={**INFO, "version": "17.5.0"})
         managers = server.gl.http_list(f"/runners/{runner.id}/managers", get_all=True)
         found = {entry["system_id"]: entry for entry in managers}

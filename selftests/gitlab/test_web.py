@@ -10,11 +10,11 @@ import pytest
 from selftests.gitlab.conftest import Server
 from selftests.gitlab.runner_client import Runner
 
+pytestmark = pytest.mark.embedded_only
+
 
 @pytest.fixture
 def page(server: Server) -> httpx.Client:
-    if server.state_dir is None:
-        pytest.skip("another GitLab's pages are its own")
     return httpx.Client(base_url=server.url, auth=("root", server.token), trust_env=False)
 
 
