@@ -30,3 +30,16 @@ def bundle_dir() -> Path:
 def new_bundle_dir() -> Path:
     """The bundle with Kubernetes 1.37."""
     return _bundle("1.37", "RUNNER_CONFORMANCE_BUNDLE_1_37")
+
+
+@pytest.fixture(scope="module", params=["1.28", pytest.param("1.37", marks=pytest.mark.second_kubernetes)])
+def kubernetes(request: pytest.FixtureRequest) -> str:
+    """Each Kubernetes of the lab in turn; the newer one only where the second_kubernetes tests run."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def each_bundle_dir(kubernetes: str, request: pytest.FixtureRequest) -> Path:
+    """The bundle of that Kubernetes."""
+    directory: Path = request.getfixturevalue("bundle_dir" if kubernetes == "1.28" else "new_bundle_dir")
+    return directory

@@ -15,45 +15,34 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.bundle import Bundle
-from harness.cluster import DOCKER, ClusterOptions, K3sCluster, find_leftovers, reap
+from harness.cluster import DOCKER, K3sCluster, find_leftovers, reap
 from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem
-from harness.kube import Kube, Object
-from harness.ownership import new_run_id
-from harness.wait import Watched, wait_for
+from harness.kube import Kube
+from harness.wait import wait_for
 from selftests.e2e.host_state import difference, processes_below, snapshot
+from selftests.e2e.nodes import (
+    ALPINE,
+    POD_TIMEOUT_S,
+    await_phase,
+    await_service_account,
+    options,
+    run_pod,
+    waiting_reason,
+)
 
-ALPINE = "docker.io/library/alpine:latest"
 DIND = "docker.io/library/docker:20.10.7-dind"
 WITHHELD = "quay.io/runner-conformance/withheld:1"
-POD_TIMEOUT_S = 240.0  # the docker image is 0.5 GB, and the machine may be busy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root")
 
 
-def options(
-    bundle: Path, state_dir: Path, name: str, *, docker: bool = False, **more: object
-) -> ClusterOptions:
-    """A cluster of a bundle."""
-    files = Bundle.read(bundle)
-    return ClusterOptions(
-        new_run_id(),
-        name,
-        files.file("k3s"),
-        state_dir,
-        registry_program=files.file("registry"),
-        storage=files.storage,
-        docker_engine=files.file("docker.tar") if docker else None,
-        **more,  # type: ignore[arg-type]
-    )
-
-
 @pytest.fixture(scope="module")
-def cluster(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[K3sCluster]:
+def cluster(each_bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[K3sCluster]:
     """One node with a docker engine, for all tests that only look at it."""
     one = K3sCluster(
         options(
-            bundle_dir,
+            each_bundle_dir,
             tmp_path_factory.mktemp("cluster") / "state",
             "main",
             docker=True,
@@ -72,58 +61,15 @@ def kube(cluster: K3sCluster) -> Kube:
     return client
 
 
-def await_service_account(kube: Kube) -> None:
-    """Pods are refused until the namespace has its service account."""
-    wait_for(
-        lambda: kube.get("v1/ServiceAccount", "default", "default"),
-        ready=lambda it: it is not None,
-        what="service account default",
-        timeout_s=60,
-        kube=kube,
-        watch=[Watched("v1/ServiceAccount", "default")],
-    )
-
-
-def run_pod(kube: Kube, name: str, image: str, script: str = "", *, privileged: bool = False) -> None:
-    """Create a pod; with a script it ends with the script."""
-    container: Object = {"name": "main", "image": image, "securityContext": {"privileged": privileged}}
-    if script:
-        container["command"] = ["sh", "-c", script]
-    kube.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": "default"},
-            "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]},
-        }
-    )
-
-
-def await_phase(kube: Kube, name: str, phase: str) -> None:
-    """Wait for a pod's phase."""
-    wait_for(
-        lambda: kube.get("v1/Pod", name, "default"),
-        ready=lambda it: (it or {}).get("status", {}).get("phase") == phase,
-        hopeless=lambda it: "it failed" if (it or {}).get("status", {}).get("phase") == "Failed" else None,
-        what=f"pod {name} {phase}",
-        timeout_s=POD_TIMEOUT_S,
-        kube=kube,
-        watch=[Watched("v1/Pod", "default")],
-    )
-
-
-def waiting_reason(kube: Kube, name: str) -> str:
-    """Why a pod's container waits; empty if it doesn't."""
-    statuses = (kube.get("v1/Pod", name, "default") or {}).get("status", {}).get("containerStatuses", [])
-    return statuses[0]["state"].get("waiting", {}).get("reason", "") if statuses else ""
-
-
-def test_the_node_has_k3s_roles_and_the_version_of_the_binary(cluster: K3sCluster, kube: Kube) -> None:
+def test_the_node_has_k3s_roles_and_the_version_of_the_binary(
+    cluster: K3sCluster, kube: Kube, kubernetes: str
+) -> None:
     node = kube.get("v1/Node", "main")
     assert node is not None
     roles = {it.rpartition("/")[2] for it in node["metadata"]["labels"] if it.startswith("node-role.")}
     assert roles == {"control-plane", "master"}
     assert node["status"]["nodeInfo"]["kubeletVersion"] == cluster.version
+    assert cluster.version.startswith(f"v{kubernetes}.")
     assert cluster.node_shell(["k3s", "--version"]).stdout.startswith(f"k3s version {cluster.version} (")
 
 
@@ -137,6 +83,19 @@ def test_pods_resolve_services_through_coredns_and_other_names_fail_at_once(kube
     log = kube.logs("dns", "default")
     assert "10.43.0.1" in log
     assert int(log.rpartition("took ")[2]) <= 1, log
+
+
+def test_an_image_of_quay_io_is_pulled_through_the_mirror(kube: Kube, each_bundle_dir: Path) -> None:
+    held = Bundle.read(each_bundle_dir).images
+    image = next(it for it in held if it.ref.startswith("quay.io/jetstack/cert-manager-controller:"))
+    run_pod(kube, "quay", image.ref, arguments=("--help",))
+    await_phase(kube, "quay", "Succeeded")
+    (status,) = (kube.get("v1/Pod", "quay", "default") or {})["status"]["containerStatuses"]
+    assert status["imageID"] == f"{image.ref.rpartition(':')[0]}@{image.digest}"
+    events = kube.list("v1/Event", "default", field_selector="involvedObject.name=quay,reason=Pulled")
+    assert [it["message"].partition(" in ")[0] for it in events] == [
+        f'Successfully pulled image "{image.ref}"'
+    ]
 
 
 def test_an_image_that_the_registry_lacks_gives_err_image_pull(kube: Kube) -> None:
@@ -219,14 +178,14 @@ def test_attaching_from_another_process_finds_the_same_cluster(cluster: K3sClust
     assert other.abilities == cluster.abilities
 
 
-def test_a_second_cluster_in_the_same_place_is_refused(cluster: K3sCluster, bundle_dir: Path) -> None:
+def test_a_second_cluster_in_the_same_place_is_refused(cluster: K3sCluster, each_bundle_dir: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="there is a cluster in"):
-        K3sCluster(options(bundle_dir, cluster.state_dir, "main")).start()
+        K3sCluster(options(each_bundle_dir, cluster.state_dir, "main")).start()
     assert K3sCluster.attach(cluster.state_dir).kubeconfig.exists()
 
 
-def test_stopping_leaves_the_host_as_it_was(bundle_dir: Path, tmp_path: Path) -> None:
-    chosen = options(bundle_dir, tmp_path / "state", "tidy", docker=True)
+def test_stopping_leaves_the_host_as_it_was(each_bundle_dir: Path, tmp_path: Path) -> None:
+    chosen = options(each_bundle_dir, tmp_path / "state", "tidy", docker=True)
     before = snapshot(chosen.run_id, ignore=(tmp_path,))
     one = K3sCluster(chosen)
     kube = Kube(one.start())
@@ -265,9 +224,9 @@ STARTER = """
 
 @pytest.mark.parametrize("keeper_too", [False, True], ids=["starter killed", "starter and keeper killed"])
 def test_killed_clusters_leave_nothing_after_reaping(
-    bundle_dir: Path, tmp_path: Path, keeper_too: bool
+    each_bundle_dir: Path, tmp_path: Path, keeper_too: bool
 ) -> None:
-    chosen = options(bundle_dir, tmp_path / "state", "killed")
+    chosen = options(each_bundle_dir, tmp_path / "state", "killed")
     before = snapshot(chosen.run_id, ignore=(tmp_path,))
     arguments = [chosen.run_id, chosen.k3s, chosen.state_dir, chosen.registry_program, chosen.storage]
     starter = subprocess.Popen(
@@ -324,6 +283,7 @@ def test_starting_in_a_thread_that_ends_does_not_end_the_cluster(bundle_dir: Pat
 
 
 @pytest.mark.second_kubernetes
+@pytest.mark.parametrize("kubernetes", ["1.28"], indirect=True)
 def test_both_kubernetes_versions_run_side_by_side(
     cluster: K3sCluster, kube: Kube, new_bundle_dir: Path, tmp_path: Path
 ) -> None:
