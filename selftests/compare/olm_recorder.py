@@ -6,7 +6,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +159,22 @@ class Recorder:
             self.last[key] = status
             self.entries.append(entry)
 
-    def take(self, namespaces: set[str]) -> list[Obj]:
-        """What was noted since the last take, as far as it is in these namespaces or in none."""
+    def take(self) -> list[Obj]:
+        """What was noted since the last take."""
         with self.lock:
             found, self.entries = self.entries, []
         self.started = time.monotonic()
-        return [e for e in found if e.get("namespace", "") in namespaces | {""} or _about(e) in namespaces]
+        return found
 
     def stop(self) -> None:
         self.stopped.set()
         self.cache.cleanup()
+
+
+def within(entries: Iterable[Obj], namespaces: Collection[str]) -> list[Obj]:
+    """The entries of objects that are in these namespaces, or in none."""
+    wanted = {"", *namespaces}
+    return [e for e in entries if e.get("namespace", "") in wanted or _about(e) in namespaces]
 
 
 def _about(entry: Obj) -> str:

@@ -269,7 +269,9 @@ def results(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Results:
     """All selected cases, run."""
-    wanted = {item.callspec.params["name"] for item in request.session.items if "results" in item.fixturenames}
+    wanted = {
+        item.callspec.params["name"] for item in request.session.items if "results" in item.fixturenames
+    }
     return Results(node, repositories, tmp_path_factory.mktemp("jobs"), wanted)
 
 
