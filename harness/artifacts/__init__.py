@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from harness.artifacts.download import Transferred
     from harness.profile import Profile
 
 COMPONENTS = ("k3s", "cert-manager", "olm", "operator", "runner")
@@ -56,11 +57,18 @@ class Artifacts(Protocol):
         """Image references known to be there; empty when nobody can say (internet)."""
 
 
-def open_artifacts(choice: str, profile: Profile) -> Artifacts:
+def open_artifacts(
+    choice: str,
+    profile: Profile,
+    *,
+    report: Callable[[str], None] = lambda line: None,
+    transferred: Transferred = lambda name, done, total: None,
+) -> Artifacts:
     """Artifacts by the user's choice: ``auto``, ``upstream``, ``china`` or the path of a bundle.
 
     Raises UsageError for an unknown choice, EnvironmentProblem when the source doesn't answer.
     """
-    from harness.artifacts.auto import open_artifacts as choose  # auto needs the protocol above
+    # auto needs the protocol above, and brings an HTTP client that a kept stack can do without
+    from harness.artifacts.auto import open_artifacts as choose
 
-    return choose(choice, profile)
+    return choose(choice, profile, report=report, transferred=transferred)

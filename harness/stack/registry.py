@@ -12,7 +12,6 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import yaml
 
 from harness.errors import HarnessError, ProductFailure
@@ -163,6 +162,8 @@ def _pod(host: str) -> Object:
 
 def check_challenge(info: RegistryInfo, gitlab_url: str) -> None:
     """See from the host that the registry answers with our certificate and sends clients to our GitLab."""
+    import httpx  # not with the module: a kept stack has been checked
+
     trust = ssl.create_default_context(cafile=str(info.ca_file))
     try:
         answer = httpx.get(f"{info.url}/v2/", verify=trust, timeout=_ANSWER_TIMEOUT_S, trust_env=False)

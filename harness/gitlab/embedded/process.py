@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from harness.errors import EnvironmentProblem, SuiteDefect
 from harness.redact import Secret, redact, register
 
@@ -145,6 +143,8 @@ class EmbeddedGitLab:
 
     def healthy(self) -> bool:
         """Whether it answers."""
+        import httpx  # not with the module: most commands never ask
+
         try:
             # Unauthenticated: 401 from the API shows that the application answers.
             return httpx.get(f"{self.url}/api/v4/version", timeout=5, trust_env=False).status_code == 401
