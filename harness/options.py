@@ -14,7 +14,8 @@ class ProvisionOptions:
     """Options of a run. ``artifacts`` is ``auto``, ``upstream``, ``china`` or the path of a bundle.
 
     ``gitlab_url`` None means the embedded GitLab. ``substitute_images`` and ``wait_for_operator`` are
-    turned off by the test that wants to see what happens without.
+    turned off by the test that wants to see what happens without. ``beside`` is the run id of the stack that
+    this one was made beside: ``down`` of that one removes this one too.
     """
 
     profile: str = "seed"
@@ -33,3 +34,4 @@ class ProvisionOptions:
     unreachable_registries: tuple[str, ...] = ()
     substitute_images: bool = True
     wait_for_operator: bool = True
+    beside: str = ""

@@ -15,14 +15,13 @@ import shutil
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.artifacts import Artifacts
-from harness.artifacts.auto import open_artifacts
-from harness.artifacts.download import Transferred
+from harness.artifacts import Artifacts, open_artifacts
 from harness.errors import HarnessError, UsageError
 from harness.gitlab.client import check as check_gitlab
 from harness.kube import Kube
@@ -37,6 +36,7 @@ from harness.state import StackLock, StackState, directory_of, names
 from harness.timeline import Timeline
 
 if TYPE_CHECKING:
+    from harness.artifacts.download import Transferred
     from harness.cluster import Cluster
 
 __all__ = ["LAYERS", "Provisioner", "attach", "take_down"]
@@ -203,13 +203,18 @@ def attach(name_or_dir: str | Path, *, progress: Progress = log_progress) -> Sta
 
 
 def take_down(name_or_dir: str | Path) -> list[str]:
-    """Remove a stack that another process made and kept; what could not be removed."""
+    """Remove a stack that another process made and kept, and those made beside it; what could not be."""
     directory = directory_of(name_or_dir)
     state = StackState.load(directory)
     lock = StackLock(directory)
     lock.acquire()
     try:
         leftovers: list[str] = []
+        for name in _beside(state.run_id):
+            try:
+                leftovers += take_down(name)
+            except HarnessError as error:
+                leftovers.append(f"stack {name}: {redact(str(error))}")
         if state.kubeconfig:
             leftovers += _remove_layers(attach(directory))
         leftovers += _attempt("cluster", _attach_cluster(state, directory).stop)
@@ -220,6 +225,16 @@ def take_down(name_or_dir: str | Path) -> list[str]:
         return leftovers
     finally:
         lock.release()
+
+
+def _beside(run_id: str) -> list[str]:
+    """Names of the stacks that were made beside the stack with this run id."""
+    found = []
+    for name in names():
+        with suppress(HarnessError):  # nobody's, or another version's
+            if StackState.load(directory_of(name)).options.beside == run_id:
+                found.append(name)
+    return found
 
 
 def stale() -> list[str]:

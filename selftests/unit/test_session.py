@@ -153,6 +153,30 @@ def test_a_kept_stack_is_not_overwritten(home: Path, cluster: FakeCluster) -> No
     assert not (home / "stacks" / "t").exists()
 
 
+def test_down_removes_what_was_made_beside_and_no_other_stack(home: Path, cluster: FakeCluster) -> None:
+    first = Provisioner(ProvisionOptions(name="t", keep=True))
+    for run in (
+        first,
+        Provisioner(ProvisionOptions(name="t-b", keep=True, beside=first.run_id)),
+        Provisioner(ProvisionOptions(name="t-b2", keep=True, beside="rc-of-another-t")),
+    ):
+        run.start()
+        run._lock.release()  # as when its process has ended
+    assert take_down("t") == []
+    assert [path.name for path in (home / "stacks").iterdir()] == ["t-b2"]
+
+
+def test_a_stack_beside_that_is_in_use_is_told_and_left(home: Path, cluster: FakeCluster) -> None:
+    first = Provisioner(ProvisionOptions(name="t", keep=True))
+    first.start()
+    first._lock.release()
+    second = Provisioner(ProvisionOptions(name="t-b", keep=True, beside=first.run_id))
+    second.start()
+    (left,) = take_down("t")
+    assert left.startswith("stack t-b: stack 't-b' is in use by process")
+    second.down()
+
+
 def test_a_failed_start_leaves_nothing(home: Path, cluster: FakeCluster) -> None:
     cluster.fail = "start"
     run = Provisioner(ProvisionOptions(name="t"))
