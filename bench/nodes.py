@@ -65,7 +65,7 @@ def report(rounds: Sequence[Round], what: str) -> int:
         (f"{what} ready, alone, s", alone, "" if stack else f"{GOAL_READY_S:.0f}"),
         (f"{what} ready, beside another, s", beside, ""),
         (f"memory of a second {what}, GiB", memory, "" if stack else str(GOAL_GIB)),
-        ("of it its processes (PSS), GiB", processes, ""),
+        ("its processes alone (PSS), GiB", processes, ""),
     ]
     print("| figure | median | range | goal |\n|---|---|---|---|")
     for title, values, goal in rows:

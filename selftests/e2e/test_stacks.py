@@ -76,7 +76,7 @@ def test_up_gives_the_seeds_objects_and_down_leaves_the_host_as_it_was(
 ) -> None:
     before = snapshot("none yet", ignore=(tmp_path,))
     printed = host.up("tidy", bundle_dir)
-    assert "rehearsal" in printed
+    assert "Rehearsal" in printed
     assert "critical path" in printed
     _has_the_seeds_objects(host, "tidy", bundle_dir)
     assert host.run("status", "tidy").returncode == 0
@@ -122,8 +122,7 @@ def _has_the_seeds_objects(host: Host, name: str, bundle: Path) -> None:
         line.startswith("gitlab-runner-") and line.split()[1:3] == ["2/2", "Running"]
         for line in controller.splitlines()
     ), controller
-    packageserver = host.kubectl(name, bundle, "get", "csv", "-n", "olm", "--no-headers")
-    assert packageserver.split()[0] == "packageserver"
+    packageserver = host.kubectl(name, bundle, "get", "csv", "packageserver", "-n", "olm", "--no-headers")
     assert packageserver.split()[-1] == "Succeeded"
     certificates = host.kubectl(name, bundle, "get", "pods", "-n", "cert-manager", "--no-headers")
     assert [line.split()[1] for line in certificates.splitlines()] == ["1/1"] * 3
