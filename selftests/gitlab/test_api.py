@@ -69,7 +69,13 @@ class TestShapes:
                 assert isinstance(value, allowed), f"{kind}.{key} is {type(value).__name__}, not {kinds}"
 
     def test_user(self, api: httpx.Client) -> None:
-        self.check("user", api.get("/user").json())
+        found = api.get("/user").json()
+        self.check("user", found)
+        self.check("profile", api.get(f"/users/{found['id']}").json())
+
+    @pytest.mark.parametrize("path", ["/version", "/metadata"])
+    def test_version(self, api: httpx.Client, path: str) -> None:
+        self.check("version", api.get(path).json())
 
     def test_project(self, api: httpx.Client, project: Any) -> None:
         self.check("project", api.get(f"/projects/{project.id}").json())
@@ -77,20 +83,41 @@ class TestShapes:
     def test_runner(self, api: httpx.Client, runner: Runner) -> None:
         runner.request()
         self.check("runner", api.get("/runners").json()[0])
-        self.check("runner_details", api.get(f"/runners/{runner.id}").json())
+        details = api.get(f"/runners/{runner.id}").json()
+        self.check("runner_details", details)
+        self.check("project_basic", details["projects"][0])
         self.check("runner_manager", api.get(f"/runners/{runner.id}/managers").json()[0])
 
     def test_pipeline_and_job(self, api: httpx.Client, project: Any, running_job: dict[str, Any]) -> None:
         base = f"/projects/{project.id}"
         pipeline = api.get(f"{base}/pipelines").json()[0]
         self.check("pipeline", pipeline)
-        self.check("pipeline_details", api.get(f"{base}/pipelines/{pipeline['id']}").json())
-        self.check("job", api.get(f"{base}/jobs/{running_job['id']}").json())
+        details = api.get(f"{base}/pipelines/{pipeline['id']}").json()
+        self.check("pipeline_details", details)
+        self.check("detailed_status", details["detailed_status"])
+        assert details["web_url"].endswith(details["detailed_status"]["details_path"])
+        job = api.get(f"{base}/jobs/{running_job['id']}").json()
+        self.check("job", job)
+        self.check("profile", job["user"])
+        assert "exit_code" not in job, "GitLab tells it to GraphQL alone"
+
+    def test_job_of_a_runner(self, api: httpx.Client, running_job: dict[str, Any]) -> None:
+        """It names its project, which a job in a project's list need not."""
+        values = {entry["key"]: entry["value"] for entry in running_job["variables"]}
+        job = api.get(f"/runners/{values['CI_RUNNER_ID']}/jobs").json()[0]
+        self.check("project_identity", job["project"])
+        assert job["project"]["path_with_namespace"] == values["CI_PROJECT_PATH"]
 
     def test_commit_branch_and_file(self, api: httpx.Client, project: Any) -> None:
         commit_to(project, "a: {script: [echo]}\n")
         base = f"/projects/{project.id}/repository"
-        self.check("commit", api.get(f"{base}/commits/main").json())
+        commit = api.get(f"{base}/commits/main").json()
+        self.check("commit", commit)
+        self.check("commit_detail", commit)
+        assert commit["stats"] == {"additions": 1, "deletions": 0, "total": 1}
+        made = commit_to(project, "b: {script: [echo]}\nc: {script: [echo]}\n").attributes
+        self.check("commit_detail", made)
+        assert made["stats"] == {"additions": 2, "deletions": 1, "total": 3}
         self.check("branch", api.get(f"{base}/branches/main").json())
         self.check("file", api.get(f"{base}/files/.gitlab-ci.yml", params={"ref": "main"}).json())
 
@@ -133,6 +160,14 @@ class TestErrors:
         wanted = {"runner_type": "project_type", "project_id": project.id, "run_untagged": False}
         with pytest.raises(gitlab.GitlabCreateError, match="untagged") as caught:
             server.gl.user.runners.create(wanted)
+        assert caught.value.response_code == 400
+
+    def test_user_without_a_choice_of_password(self, server: Server) -> None:
+        if not server.admin:
+            pytest.skip("only an administrator can make users")
+        wanted = {"username": "nobody-yet", "name": "Nobody", "email": "nobody-yet@example.com"}
+        with pytest.raises(gitlab.GitlabCreateError, match="force_random_password") as caught:
+            server.gl.users.create(wanted)
         assert caught.value.response_code == 400
 
     def test_value_that_can_not_be_masked(self, project: Any) -> None:

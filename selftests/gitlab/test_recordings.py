@@ -131,7 +131,6 @@ def test_job(case: str, http: httpx.Client, runner: Runner, project: Any, tag: s
     final = replay.final
     assert job.status == final["state"]
     assert job.attributes.get("failure_reason") == final.get("failure_reason")
-    assert job.exit_code == final.get("exit_code")
     log = job.trace()
     assert log == replay.log
     assert final["output"] == {"checksum": f"crc32:{zlib.crc32(log):08x}", "bytesize": len(log)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -20,6 +21,7 @@ from dulwich.repo import Repo
 
 ZERO_SHA = "0" * 40
 _FILE, _EXECUTABLE = 0o100644, 0o100755
+_GIT_S = 20
 
 
 class GitError(Exception):
@@ -107,6 +109,15 @@ class GitStorage:
         """The newest ``limit`` commits that ``sha`` reaches."""
         with closing(self._open(project_id)) as repo:
             return [_info(entry.commit) for entry in repo.get_walker([sha.encode()], max_entries=limit)]
+
+    def lines_changed(self, project_id: int, sha: str) -> tuple[int, int]:
+        """How many lines a commit added and deleted; binary files count as none."""
+        with closing(self._open(project_id)) as repo:
+            argv = ["git", "-C", repo.path, "diff-tree", "--numstat", "--root", "--no-commit-id", "-r", sha]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_GIT_S, check=False)
+        counts = [line.split("\t")[:2] for line in done.stdout.splitlines()]
+        numbers = [(int(added), int(gone)) for added, gone in counts if added.isdigit()]
+        return sum(added for added, _ in numbers), sum(gone for _, gone in numbers)
 
     def file(self, project_id: int, sha: str, path: str) -> tuple[int, str, bytes] | None:
         """``(mode, blob id, content)`` of a file at a commit, or None."""

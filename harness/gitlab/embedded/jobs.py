@@ -75,7 +75,6 @@ def finish(
         job["id"],
         status=status,
         failure_reason=reason if status == "failed" else None,
-        exit_code=exit_code,
         finished_at=now(),
         allow_failure=bool(job["allow_failure"]) or (status == "failed" and exit_code in codes),
     )

@@ -21,6 +21,7 @@ def user(context: Context, row: Row | None) -> Shape | None:
     return {
         "id": row["id"],
         "username": row["username"],
+        "public_email": None,
         "name": row["name"],
         "state": "active",
         "locked": False,
@@ -29,15 +30,27 @@ def user(context: Context, row: Row | None) -> Shape | None:
     }
 
 
+def profile(context: Context, row: Row) -> Shape:
+    """A user with what they tell of themselves, which here is nothing."""
+    shape = user(context, row) or {}
+    shape.update(dict.fromkeys(("bio", "linkedin", "twitter", "discord", "website_url", "github"), ""))
+    shape.update(dict.fromkeys(("location", "pronouns", "work_information", "local_time")))
+    shape.update(job_title="", organization="", followers=0, following=0, bot=False)
+    shape.update(created_at=iso(row["created_at"]))
+    return shape
+
+
 def current_user(context: Context, row: Row) -> Shape:
     """GET /user."""
-    shape = user(context, row) or {}
+    shape = profile(context, row)
     shape.update(
         email=row["email"],
-        public_email=None,
         commit_email=row["email"],
-        created_at=iso(row["created_at"]),
-        bot=False,
+        confirmed_at=iso(row["created_at"]),
+        last_sign_in_at=None,
+        current_sign_in_at=None,
+        last_activity_on=None,
+        private_profile=False,
         external=False,
         two_factor_enabled=False,
         identities=[],
@@ -55,8 +68,8 @@ def _id_of_user(context: Context, user_id: int | None) -> Shape | None:
     return user(context, context.store.one("SELECT * FROM users WHERE id = ?", user_id))
 
 
-def project_basic(context: Context, row: Row) -> Shape:
-    """The part of a project that other objects carry."""
+def project_identity(row: Row) -> Shape:
+    """Which project it is: what jobs carry in the list of a runner's jobs."""
     namespace = row["full_path"].rpartition("/")[0]
     return {
         "id": row["id"],
@@ -69,28 +82,25 @@ def project_basic(context: Context, row: Row) -> Shape:
     }
 
 
-def project(context: Context, row: Row, *, secrets: bool) -> Shape:
-    """A project; ``secrets`` adds what only a maintainer sees."""
+def project_basic(context: Context, row: Row) -> Shape:
+    """The part of a project that other objects carry."""
     owner = context.store.get("users", row["owner_id"])
     url = context.url(row["full_path"])
-    host = context.settings.host
-    shape = project_basic(context, row)
-    shape.update(
-        default_branch=row["default_branch"] if context.git.heads(row["id"]) else None,
-        tag_list=[],
-        topics=[],
-        ssh_url_to_repo=f"git@{host}:{row['full_path']}.git",
-        http_url_to_repo=f"{url}.git",
-        web_url=url,
-        readme_url=None,
-        forks_count=0,
-        avatar_url=None,
-        star_count=0,
-        last_activity_at=iso(row["created_at"]),
-        visibility=row["visibility"],
-        archived=False,
-        empty_repo=not context.git.heads(row["id"]),
-        namespace={
+    return {
+        **project_identity(row),
+        "default_branch": row["default_branch"] if context.git.heads(row["id"]) else None,
+        "tag_list": [],
+        "topics": [],
+        "ssh_url_to_repo": f"git@{context.settings.host}:{row['full_path']}.git",
+        "http_url_to_repo": f"{url}.git",
+        "web_url": url,
+        "readme_url": None,
+        "forks_count": 0,
+        "avatar_url": None,
+        "star_count": 0,
+        "last_activity_at": iso(row["created_at"]),
+        "visibility": row["visibility"],
+        "namespace": {
             "id": owner["id"],
             "name": owner["name"],
             "path": owner["username"],
@@ -100,6 +110,23 @@ def project(context: Context, row: Row, *, secrets: bool) -> Shape:
             "avatar_url": None,
             "web_url": context.url(owner["username"]),
         },
+    }
+
+
+_ABSENT_FEATURES = ("issues", "merge_requests", "wiki", "snippets", "packages", "service_desk", "lfs")
+
+
+def project(context: Context, row: Row, *, secrets: bool) -> Shape:
+    """A project; ``secrets`` adds what only a maintainer sees."""
+    owner = context.store.get("users", row["owner_id"])
+    shape = project_basic(context, row)
+    shape.update({f"{feature}_enabled": False for feature in _ABSENT_FEATURES})
+    shape.update(
+        archived=False,
+        updated_at=iso(row["created_at"]),
+        empty_repo=not context.git.heads(row["id"]),
+        repository_object_format="sha1",
+        shared_with_groups=[],
         owner=user(context, owner),
         creator_id=owner["id"],
         import_status="none",
@@ -237,13 +264,13 @@ def pipeline(context: Context, row: Row, *, full: bool = False) -> Shape:
             duration=round(duration) if duration is not None and row["started_at"] else None,
             queued_duration=round(row["started_at"] - row["created_at"]) if row["started_at"] else None,
             coverage=None,
-            detailed_status=_detailed(row["status"], shape["web_url"]),
+            detailed_status=_detailed(row["status"], f"/{owner['full_path']}/-/pipelines/{row['id']}"),
             archived=False,
         )
     return shape
 
 
-def _detailed(status: str, url: str) -> Shape:
+def _detailed(status: str, path: str) -> Shape:
     label = {"success": "passed"}.get(status, status)
     return {
         "icon": f"status_{status}",
@@ -252,12 +279,22 @@ def _detailed(status: str, url: str) -> Shape:
         "group": status,
         "tooltip": label,
         "has_details": True,
-        "details_path": url,
+        "details_path": path,
+        "illustration": None,
+        "favicon": f"/assets/ci_favicons/favicon_status_{status}.png",
     }
+
+
+def job_of_runner(context: Context, row: Row) -> Shape:
+    """A job in the list of a runner's jobs: without runner and artifacts, but with its project."""
+    left_out = ("artifacts", "runner", "runner_manager", "artifacts_expire_at", "archived", "tag_list")
+    shape = {key: value for key, value in job(context, row).items() if key not in left_out}
+    return {**shape, "project": project_identity(context.store.get("projects", row["project_id"]))}
 
 
 def job(context: Context, row: Row) -> Shape:
     """A job."""
+    starter = context.store.one("SELECT * FROM users WHERE id = ?", row["user_id"])
     owner = context.store.get("projects", row["project_id"])
     parent = context.store.get("pipelines", row["pipeline_id"])
     commit_info = context.git.commit_info(row["project_id"], parent["sha"])
@@ -283,8 +320,7 @@ def job(context: Context, row: Row) -> Shape:
         if row["queued_at"]
         else None,
         **({"failure_reason": row["failure_reason"]} if row["failure_reason"] else {}),
-        "exit_code": row["exit_code"],
-        "user": _id_of_user(context, row["user_id"]),
+        "user": profile(context, starter) if starter else None,
         "commit": commit(context, owner, commit_info) if commit_info else None,
         "pipeline": {key: value for key, value in short.items() if key != "name"},
         "web_url": f"{context.url(owner['full_path'])}/-/jobs/{row['id']}",
@@ -295,6 +331,21 @@ def job(context: Context, row: Row) -> Shape:
         "artifacts_expire_at": None,
         "archived": False,
         "tag_list": json.loads(row["tag_list"]),
+    }
+
+
+def commit_detail(context: Context, owner: Row, info: CommitInfo) -> Shape:
+    """A commit by itself: with its pipeline and how many lines it changed."""
+    last = context.store.one(
+        "SELECT * FROM pipelines WHERE project_id = ? AND sha = ? ORDER BY id DESC", owner["id"], info.sha
+    )
+    added, deleted = context.git.lines_changed(owner["id"], info.sha)
+    return {
+        **commit(context, owner, info),
+        "stats": {"additions": added, "deletions": deleted, "total": added + deleted},
+        "status": last["status"] if last else None,
+        "project_id": owner["id"],
+        "last_pipeline": pipeline(context, last) if last else None,
     }
 
 

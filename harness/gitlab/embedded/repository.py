@@ -36,8 +36,7 @@ async def create_commit(request: Request) -> Response:
         if not isinstance(action.get("file_path"), str):
             raise invalid("actions[0][file_path] is missing")
     info = _commit(context, project, identity.user, values, actions)
-    stats = {"additions": 0, "deletions": 0, "total": 0}
-    return JSONResponse({**present.commit(context, project, info), "stats": stats, "status": None}, 201)
+    return JSONResponse(present.commit_detail(context, project, info), 201)
 
 
 def _commit(
@@ -80,13 +79,7 @@ async def show_commit(request: Request) -> Response:
     """GET /projects/:id/repository/commits/:sha, also by branch or tag."""
     context, project = _readable(request)
     info = _find_commit(context, project, segment(request, "sha"))
-    last = context.store.one(
-        "SELECT * FROM pipelines WHERE project_id = ? AND sha = ? ORDER BY id DESC", project["id"], info.sha
-    )
-    shape = present.commit(context, project, info)
-    shape["last_pipeline"] = present.pipeline(context, last) if last else None
-    shape["status"] = last["status"] if last else None
-    return JSONResponse(shape)
+    return JSONResponse(present.commit_detail(context, project, info))
 
 
 def _find_commit(context: Context, project: Row, ref: str) -> CommitInfo:

@@ -278,7 +278,9 @@ async def jobs_of(request: Request) -> Response:
     rows = context.store.all(f"SELECT * FROM jobs WHERE runner_id = ? ORDER BY id {order}", runner["id"])
     if status := request.query_params.get("status"):
         rows = [row for row in rows if row["status"] == status]
-    return paginate(request, context.settings.external_url, rows, lambda row: present.job(context, row))
+    return paginate(
+        request, context.settings.external_url, rows, lambda row: present.job_of_runner(context, row)
+    )
 
 
 async def assign(request: Request) -> Response:

@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS jobs (
   allow_failure INTEGER NOT NULL, timeout INTEGER NOT NULL, token TEXT NOT NULL UNIQUE, user_id INTEGER,
   runner_id INTEGER REFERENCES runners ON DELETE SET NULL,
   manager_id INTEGER REFERENCES runner_managers ON DELETE SET NULL,
-  retried INTEGER NOT NULL DEFAULT 0, failure_reason TEXT, exit_code INTEGER, created_at REAL NOT NULL,
+  retried INTEGER NOT NULL DEFAULT 0, failure_reason TEXT, created_at REAL NOT NULL,
   queued_at REAL, started_at REAL, finished_at REAL, touched_at REAL, erased_at REAL);
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, id);
 CREATE INDEX IF NOT EXISTS jobs_by_pipeline ON jobs (pipeline_id, stage_index, id);

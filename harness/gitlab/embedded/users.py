@@ -27,6 +27,8 @@ from harness.gitlab.embedded.store import Row, iso, now
 from harness.gitlab.embedded.variables import VERSION
 
 _USERNAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{1,253}")
+_PASSWORDS = ("password", "reset_password", "force_random_password")
+"""One of them must be chosen for a new user; nobody signs in here with a password."""
 _RESERVED = frozenset(("api", "jwt", "v2", "-", "admin", "users", "projects", "assets"))
 
 
@@ -75,10 +77,8 @@ async def version(request: Request) -> Response:
     """GET /version and /metadata."""
     context = of(request)
     auth.require(context.store, request, "api", "read_api", "read_user")
-    shape: dict[str, object] = {"version": f"{VERSION}-embedded", "revision": "embedded"}
-    if request.url.path.endswith("/metadata"):
-        kas = {"enabled": False, "externalUrl": None, "externalK8sProxyUrl": None, "version": None}
-        shape.update(kas=kas, enterprise=False)
+    kas = {"enabled": False, "externalUrl": None, "externalK8sProxyUrl": None, "version": None}
+    shape = {"version": f"{VERSION}-embedded", "revision": "embedded", "kas": kas, "enterprise": False}
     return JSONResponse(shape)
 
 
@@ -106,7 +106,7 @@ async def show_user(request: Request) -> Response:
     row = context.store.one("SELECT * FROM users WHERE id = ?", number(request, "id"))
     if row is None:
         raise not_found("User")
-    return JSONResponse(present.user(context, row))
+    return JSONResponse(present.profile(context, row))
 
 
 async def create_user(request: Request) -> Response:
@@ -116,6 +116,8 @@ async def create_user(request: Request) -> Response:
         raise forbidden()
     values = await context.parameters(request)
     email, username, name = (text(values, key) for key in ("email", "username", "name"))
+    if not any(key in values for key in _PASSWORDS):
+        raise invalid(f"{', '.join(_PASSWORDS)} are missing, at least one parameter must be provided")
     if (
         not _USERNAME.fullmatch(username)
         or username.lower() in _RESERVED
