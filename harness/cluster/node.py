@@ -169,6 +169,8 @@ def _bind_k3s(spec: NodeSpec, opened: int) -> None:
     program.parent.mkdir(exist_ok=True)
     program.touch()
     linux.bind(f"/proc/self/fd/{opened}", program)
+    for name in ("kubectl", "crictl", "ctr"):
+        program.with_name(name).symlink_to(program.name)
 
 
 def _shield_kernel_settings(node: Path) -> None:
