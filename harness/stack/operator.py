@@ -85,11 +85,15 @@ def subscribe(ctx: StackContext) -> Object:
 
 
 def approve_plan(ctx: StackContext, timeout_s: float = PLAN_TIMEOUT_S) -> Object:
-    """Wait for the InstallPlan of the CSV asked for, and approve that one only; the plan."""
+    """Wait for the InstallPlan of the CSV asked for, and approve that one only; the plan.
+
+    OLM creates a plan and writes its status in a second request. Approved between the two, that status is
+    refused as outdated and the plan stays without a phase for ever: hence the wait for the phase.
+    """
     kube, wish = ctx.kube, ctx.profile.operator
     plan = wait_for(
         lambda: find_plan(kube, ctx.profile),
-        ready=lambda it: it is not None,
+        ready=lambda it: it is not None and bool(it.get("status", {}).get("phase")),
         hopeless=lambda it: subscription_hopeless(kube, ctx.profile),
         what=f"InstallPlan for {wish.csv}",
         timeout_s=timeout_s,
@@ -112,11 +116,23 @@ def approve_plan(ctx: StackContext, timeout_s: float = PLAN_TIMEOUT_S) -> Object
 
 
 def find_plan(kube: Kube, profile: Profile) -> Object | None:
-    """The InstallPlan for exactly the CSV asked for."""
-    for plan in kube.list(INSTALL_PLAN, profile.operator.namespace):
-        if plan["spec"].get("clusterServiceVersionNames") == [profile.operator.csv]:
-            return plan
-    return None
+    """The InstallPlan for exactly the CSV asked for; of several the newest."""
+    plans = [
+        plan
+        for plan in kube.list(INSTALL_PLAN, profile.operator.namespace)
+        if plan["spec"].get("clusterServiceVersionNames") == [profile.operator.csv]
+    ]
+    return max(plans, key=lambda plan: plan["spec"].get("generation", 0), default=None)
+
+
+def _plan_state(kube: Kube, profile: Profile) -> str:
+    """What its InstallPlan says while the CSV is not there."""
+    plan = find_plan(kube, profile)
+    if plan is None:
+        return "no InstallPlan"
+    said = [it.get("message", "") for it in plan.get("status", {}).get("conditions", ())]
+    phase = plan.get("status", {}).get("phase") or "without a phase"
+    return " ".join([f"InstallPlan {plan['metadata']['name']} is {phase}", *filter(None, said)])
 
 
 def subscription_hopeless(kube: Kube, profile: Profile) -> Problem | None:
@@ -152,7 +168,8 @@ def substitute_images(ctx: StackContext, substitutions: Mapping[str, str]) -> in
         what=f"CSV {wish.csv} exists",
         timeout_s=60,
         kube=ctx.kube,
-        watch=[Watched(CSV, wish.namespace, wish.csv)],
+        watch=[Watched(CSV, wish.namespace, wish.csv), Watched(INSTALL_PLAN, wish.namespace)],
+        describe=lambda it: _plan_state(ctx.kube, ctx.profile) if it is None else "there",
         progress=lambda text: None,
         cancelled=ctx.cancelled,
     )
