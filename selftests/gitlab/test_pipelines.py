@@ -102,17 +102,19 @@ def test_masked_variable_is_masked_for_the_runner(runner: Runner, project: Any, 
     assert found["SETTINGS"]["file"]
 
 
+TWO_STAGES = """\
+stages: [one, two]
+default: {{tags: [{tag}]}}
+a: {{stage: one, script: [echo]}}
+b: {{stage: two, script: [echo]}}
+"""
+
+
 class TestStages:
     def test_second_stage_starts_when_the_first_has_passed(
         self, runner: Runner, project: Any, tag: str
     ) -> None:
-        content = (
-            "stages: [one, two]\n"
-            f"default: {{tags: [{tag}]}}\n"
-            "a: {stage: one, script: [echo]}\n"
-            "b: {stage: two, script: [echo]}\n"
-        )
-        commit_to(project, content)
+        commit_to(project, TWO_STAGES.format(tag=tag))
         pipeline = project.pipelines.create({"ref": "main"})
         assert statuses(project, pipeline) == {"a": "pending", "b": "created"}
         runner.finish(runner.take())
@@ -153,6 +155,15 @@ class TestStages:
         runner.finish(runner.take())
         assert project.pipelines.get(pipeline.id).status == "success"
 
+    @pytest.mark.parametrize(("exit_code", "status"), [(3, "success"), (4, "failed")])
+    def test_only_the_allowed_exit_code_passes(
+        self, runner: Runner, project: Any, tag: str, exit_code: int, status: str
+    ) -> None:
+        commit_to(project, f"a: {{tags: [{tag}], script: [echo], allow_failure: {{exit_codes: [3]}}}}\n")
+        pipeline = project.pipelines.create({"ref": "main"})
+        runner.finish(runner.take(), "failed", failure_reason="script_failure", exit_code=exit_code)
+        assert project.pipelines.get(pipeline.id).status == status
+
     def test_manual_job_waits_to_be_played(self, runner: Runner, project: Any, tag: str) -> None:
         content = f"default: {{tags: [{tag}]}}\na: {{script: [echo]}}\nb: {{script: [echo], when: manual}}\n"
         commit_to(project, content)
@@ -167,13 +178,7 @@ class TestStages:
     def test_retry_makes_a_new_job_and_revives_what_was_skipped(
         self, runner: Runner, project: Any, tag: str
     ) -> None:
-        content = (
-            "stages: [one, two]\n"
-            f"default: {{tags: [{tag}]}}\n"
-            "a: {stage: one, script: [echo]}\n"
-            "b: {stage: two, script: [echo]}\n"
-        )
-        commit_to(project, content)
+        commit_to(project, TWO_STAGES.format(tag=tag))
         pipeline = project.pipelines.create({"ref": "main"})
         first = runner.take()
         runner.finish(first, "failed", failure_reason="script_failure")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 
 from harness.gitlab.embedded import tokens
-from harness.gitlab.embedded.http import ApiError, failure, not_found
+from harness.gitlab.embedded.http import ApiError, failure, not_found, number, segment
 from harness.gitlab.embedded.store import Row, Store, now
 
 ALL_SCOPES = (
@@ -147,3 +147,20 @@ def project_for(store: Store, identity: Identity, reference: str, *, write: bool
     if write and not may_write(identity, project):
         raise failure(403, "403 Forbidden")
     return project
+
+
+def requested_project(store: Store, request: Request, *, write: bool = False) -> Row:
+    """The project of ``/projects/:id/…``, for a caller with the scope that the method needs."""
+    return project_for(store, require(store, request), segment(request, "id"), write=write)
+
+
+def requested_child(
+    store: Store, request: Request, table: str, key: str, what: str = "", *, write: bool = False
+) -> Row:
+    """What belongs to that project: the row of ``table`` that the path parameter ``key`` names, or 404."""
+    project = requested_project(store, request, write=write)
+    sql = f"SELECT * FROM {table} WHERE project_id = ? AND id = ?"
+    row = store.one(sql, project["id"], number(request, key))
+    if row is None:
+        raise not_found(what)
+    return row

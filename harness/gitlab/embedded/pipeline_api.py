@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -16,9 +17,7 @@ from harness.gitlab.embedded.http import (
     forbidden,
     invalid,
     not_found,
-    number,
     paginate,
-    segment,
     text,
 )
 from harness.gitlab.embedded.store import Row, now
@@ -137,8 +136,6 @@ async def retry(request: Request) -> Response:
 
 async def pipeline_variables(request: Request) -> Response:
     """GET /projects/:id/pipelines/:pipeline_id/variables: those given when it was started."""
-    import json
-
     context = of(request)
     row = _pipeline(context, request, write=True)
     shapes = [
@@ -238,26 +235,15 @@ async def act_on_job(request: Request) -> Response:
 
 
 def _project(context: Context, request: Request, *, write: bool = False) -> Row:
-    identity = auth.require(context.store, request)
-    return auth.project_for(context.store, identity, segment(request, "id"), write=write)
+    return auth.requested_project(context.store, request, write=write)
 
 
 def _pipeline(context: Context, request: Request, *, write: bool = False) -> Row:
-    project = _project(context, request, write=write)
-    sql = "SELECT * FROM pipelines WHERE project_id = ? AND id = ?"
-    row = context.store.one(sql, project["id"], number(request, "pipeline_id"))
-    if row is None:
-        raise not_found("Pipeline")
-    return row
+    return auth.requested_child(context.store, request, "pipelines", "pipeline_id", "Pipeline", write=write)
 
 
 def _job(context: Context, request: Request, *, write: bool = False) -> Row:
-    project = _project(context, request, write=write)
-    sql = "SELECT * FROM jobs WHERE project_id = ? AND id = ?"
-    row = context.store.one(sql, project["id"], number(request, "job_id"))
-    if row is None:
-        raise not_found()
-    return row
+    return auth.requested_child(context.store, request, "jobs", "job_id", write=write)
 
 
 _PIPELINE, _JOB = "/projects/{id}/pipelines/{pipeline_id}", "/projects/{id}/jobs/{job_id}"

@@ -216,8 +216,7 @@ async def one_variable(request: Request) -> Response:
 
 
 def _maintained(context: Context, request: Request) -> Row:
-    identity = auth.require(context.store, request)
-    return auth.project_for(context.store, identity, segment(request, "id"), write=True)
+    return auth.requested_project(context.store, request, write=True)
 
 
 def _variable(context: Context, project: Row, key: str) -> Row | None:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from harness.gitlab.embedded import auth
 from harness.gitlab.embedded.context import Context, of
-from harness.gitlab.embedded.http import failure, invalid, not_found, number, paginate, segment
+from harness.gitlab.embedded.http import failure, invalid, not_found, paginate, segment
 from harness.gitlab.embedded.registry_keys import SERVICE
 from harness.gitlab.embedded.store import Row, iso
 
@@ -171,20 +171,17 @@ async def delete_repository(request: Request) -> Response:
 
 
 def _project(context: Context, request: Request, *, write: bool = False) -> Row:
-    identity = auth.require(context.store, request)
-    project = auth.project_for(context.store, identity, segment(request, "id"), write=write)
+    project = auth.requested_project(context.store, request, write=write)
     if context.settings.registry_host is None:
         raise not_found()
     return project
 
 
 def _repository_row(context: Context, request: Request, *, write: bool = False) -> Row:
-    project = _project(context, request, write=write)
-    sql = "SELECT * FROM registry_repositories WHERE project_id = ? AND id = ?"
-    row = context.store.one(sql, project["id"], number(request, "repository_id"))
-    if row is None:
-        raise not_found("Repository")
-    return row
+    _project(context, request, write=write)  # there may be rows of a time when there was a registry
+    return auth.requested_child(
+        context.store, request, "registry_repositories", "repository_id", "Repository", write=write
+    )
 
 
 _BASE = "/projects/{id}/registry/repositories"

@@ -65,7 +65,6 @@ CREATE INDEX IF NOT EXISTS jobs_by_pipeline ON jobs (pipeline_id, stage_index, i
 CREATE TABLE IF NOT EXISTS registry_repositories (
   id INTEGER PRIMARY KEY AUTOINCREMENT, project_id INTEGER NOT NULL REFERENCES projects ON DELETE CASCADE,
   path TEXT NOT NULL UNIQUE, created_at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS instance (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
