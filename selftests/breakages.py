@@ -278,8 +278,20 @@ def _image(deployment: str, namespace: str, *, second: bool = False, container: 
     return broken
 
 
-def _scaled(deployment: str, namespace: str) -> Break:
-    return _patch(DEPLOYMENT, deployment, namespace, {"spec": {"replicas": 0}}, {"spec": {"replicas": 1}})
+def _scaled(deployment: str, namespace: str, *, second: bool = False) -> Break:
+    none, one = {"spec": {"replicas": 0}}, {"spec": {"replicas": 1}}
+    return _patch(DEPLOYMENT, deployment, namespace, none, one, second=second)
+
+
+def _unattended(broken: Break) -> Break:
+    """With OLM of the second cluster asleep, which may else mend it before anybody looks."""
+
+    @contextmanager
+    def both(world: World) -> Iterator[None]:
+        with _scaled("olm-operator", "olm", second=True)(world), broken(world):
+            yield
+
+    return both
 
 
 _SOCKET_LINES = (
@@ -511,9 +523,9 @@ BREAKAGES: tuple[Breakage, ...] = (
         _deleted(CRD, "olmconfigs.operators.coreos.com", second=True),
     ),
     Breakage(
-        "the second cluster's operator with an image that is not there",
+        "the second cluster's operator with an image that is not there, and nobody to mend it",
         {"kube-rbac-proxy/lasts": r"kube-rbac-proxy\]\.image: expected"},
-        _image("gitlab-runner-controller-manager", "operators", second=True, container=0),
+        _unattended(_image("gitlab-runner-controller-manager", "operators", second=True, container=0)),
     ),
     Breakage(
         "CatalogSource operatorhubio-catalog deleted",
