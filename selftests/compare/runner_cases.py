@@ -38,9 +38,14 @@ LEFT_OUT = {
 }
 
 
+# The recorded script races with itself: busybox's cat asks for more after the end of the file; when head has
+# gone by then it dies of SIGPIPE, which pipefail makes the end of the job (exit code 141, seen under load).
+RACING, SAME_WITHOUT_RACE = "cat /etc/passwd | head -1", "head -1 /etc/passwd"
+
+
 def recording(name: str) -> Any:
     """One file of the trimmed recordings."""
-    return json.loads((RECORDINGS / f"{name}.json").read_text())
+    return json.loads((RECORDINGS / f"{name}.json").read_text().replace(RACING, SAME_WITHOUT_RACE))
 
 
 def command() -> list[str]:
