@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from harness.profile import load_profile
 from harness.stack import StackContext
 from harness.stack.operator import INSTALL_PLAN, approve_plan, find_plan
 
@@ -67,20 +66,9 @@ def olm() -> FakeOlm:
 
 
 @pytest.fixture
-def ctx(tmp_path: Path, olm: FakeOlm) -> StackContext:
-    nothing: Any = None
+def ctx(ctx: StackContext, olm: FakeOlm) -> StackContext:
     kube: Any = olm
-    return StackContext(
-        run_id="rc-00000000",
-        name="t",
-        state_dir=tmp_path,
-        options=nothing,
-        profile=load_profile("seed"),
-        artifacts=nothing,
-        cluster=nothing,
-        kube=kube,
-        progress=lambda layer, text: None,
-    )
+    return replace(ctx, kube=kube)
 
 
 def test_a_plan_is_approved_only_once_olm_has_written_its_status(ctx: StackContext, olm: FakeOlm) -> None:

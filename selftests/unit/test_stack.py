@@ -4,32 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.errors import Cancelled, ProductFailure, SuiteDefect
-from harness.profile import load_profile
 from harness.stack import Layer, StackContext, install_layers, select
 from harness.stack.catalogue import LAYERS
 from harness.timeline import Timeline
-
-
-@pytest.fixture
-def ctx(tmp_path: Path) -> StackContext:
-    nothing: Any = None
-    return StackContext(
-        run_id="rc-00000000",
-        name="t",
-        state_dir=tmp_path,
-        options=nothing,
-        profile=load_profile("seed"),
-        artifacts=nothing,
-        cluster=nothing,
-        kube=nothing,
-        progress=lambda layer, text: None,
-    )
 
 
 def layer(
