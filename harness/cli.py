@@ -234,12 +234,13 @@ def bundle(
     artifacts: Annotated[str, typer.Option(help="upstream or china.")] = "upstream",
 ) -> None:
     """Make an air-gap bundle on a connected machine: all files and images of a profile."""
+    from harness.artifacts import ONLINE
     from harness.artifacts.auto import open_artifacts
     from harness.artifacts.collect import collect as make_bundle
     from harness.artifacts.upstream import UpstreamArtifacts
     from harness.profile import load_profile
 
-    if artifacts not in ("upstream", "china"):
+    if artifacts not in ONLINE:
         raise UsageError(f"--artifacts {artifacts}: a bundle is made from upstream or china")
     with Transfers(console) as transfers:
         source = open_artifacts(artifacts, load_profile(profile), transferred=transfers)

@@ -26,9 +26,10 @@ class Finding:
 
 def examine(cluster: str) -> list[Finding]:
     """Look at this host, for a cluster of that kind. Changes nothing."""
-    findings = [_python(), _state_home(), *_sources(), _git()]
+    refusal = upstream_refusal()
+    findings = [_python(), _state_home(), *_sources(refusal), _git()]
     if cluster == "k3s":
-        findings += _host()
+        findings += [*_host(), _way_out(needed=refusal is None)]
     if cluster == "kind":
         findings.append(_tool("docker", "kind runs its node in Docker: install it"))
     return findings
@@ -55,7 +56,7 @@ def _host() -> list[Finding]:
     from harness.cluster import linux
     from harness.cluster.preflight import host_problems
 
-    problems = host_problems(state_home())
+    problems = host_problems(state_home(), outgoing=False)
     findings = [Finding("host", False, problem.message, problem.hint) for problem in problems]
     if not problems:
         findings.append(Finding("host", True, "namespaces, programs, file systems, disk and memory suffice"))
@@ -76,8 +77,16 @@ def _host() -> list[Finding]:
     return findings
 
 
-def _sources() -> list[Finding]:
-    refusal = upstream_refusal()
+def _way_out(*, needed: bool) -> Finding:
+    from harness.cluster import nat
+
+    problem = nat.lack()
+    found = "nft or iptables translates the node's addresses" if problem is None else problem.message
+    mend = "" if problem is None else problem.hint
+    return Finding("a node's way out", problem is None, found, mend, optional=not needed)
+
+
+def _sources(refusal: str | None) -> list[Finding]:
     lab = importlib.util.find_spec("lab") is not None
     upstream = Finding(
         "upstream releases",

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.artifacts import Artifacts, open_artifacts
-from harness.errors import HarnessError, UsageError
+from harness.artifacts import ONLINE, Artifacts, open_artifacts
+from harness.errors import EnvironmentProblem, HarnessError, UsageError
 from harness.gitlab.client import check as check_gitlab
 from harness.kube import Kube
 from harness.options import CLUSTERS, ProvisionOptions
@@ -82,6 +82,7 @@ class Provisioner:
     def artifacts(self) -> Artifacts:
         """Opened (downloaded, built) at first use."""
         if self._artifacts is None:
+            check_host(self.options, self.state_dir)  # before a quarter of an hour of building
             with self.timeline.phase(ARTIFACTS):
                 self._artifacts = open_artifacts(
                     self.options.artifacts, self.profile, report=self._report, transferred=self._transferred
@@ -309,6 +310,20 @@ def check_options(options: ProvisionOptions) -> None:
         raise UsageError("--gitlab-token-file and --gitlab-project would be ignored without --gitlab-url")
 
 
+def check_host(options: ProvisionOptions, state_dir: Path) -> None:
+    """What the run needs of this host.  Raises EnvironmentProblem for the first thing that it lacks."""
+    if options.cluster == "k3s":
+        from harness.cluster import preflight
+
+        outgoing = options.artifacts in ONLINE or options.gitlab_url is not None
+        preflight.check_host(state_dir / CLUSTER, outgoing=outgoing)
+    if options.gitlab_url is None and not shutil.which("git"):
+        raise EnvironmentProblem(
+            "the embedded GitLab serves repositories with git, which this host has not",
+            "apt-get install git, or name your own GitLab with --gitlab-url",
+        )
+
+
 def make_cluster(
     options: ProvisionOptions, artifacts: Artifacts, run_id: str, name: str, state_dir: Path
 ) -> Cluster:
@@ -325,6 +340,7 @@ def make_cluster(
 
         return KindCluster(name, state_dir / CLUSTER)
     program, storage = artifacts.registry() or (None, None)
+    beyond = storage is None or options.gitlab_url is not None
     return K3sCluster(
         ClusterOptions(
             run_id=run_id,
@@ -337,6 +353,7 @@ def make_cluster(
             unreachable_registries=options.unreachable_registries,
             docker_engine=artifacts.docker_engine() if options.docker_engine else None,
             keep=options.keep,
+            outgoing=beyond,
         )
     )
 

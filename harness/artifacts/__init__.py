@@ -19,6 +19,10 @@ COMPONENTS = ("k3s", "cert-manager", "olm", "operator", "runner")
 MANIFESTS = ("cert-manager.yaml", "crds.yaml", "olm.yaml", "gitlab-runner-operator.yaml")
 
 
+ONLINE = ("upstream", "china")
+"""Choices that download."""
+
+
 class Artifacts(Protocol):
     """All that a stack is made of, as local files."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from harness.artifacts import Artifacts
+from harness.artifacts import ONLINE, Artifacts
 from harness.artifacts.bundle import Bundle
 from harness.artifacts.china import ChinaArtifacts
 from harness.artifacts.directory import BundleArtifacts
@@ -38,7 +38,7 @@ def open_artifacts(
     """
     if choice == "auto":
         return _auto(profile, report, transferred, probe)
-    if choice in ("upstream", "china"):
+    if choice in ONLINE:
         report(f"Artifacts: {choice}, as asked")
         return _online(choice, profile, transferred)
     path = Path(choice)

@@ -151,6 +151,7 @@ class K3sCluster:
             storage=str(options.storage.absolute()) if options.storage else "",
             docker_engine=str(options.docker_engine.absolute()) if options.docker_engine else "",
             keep=options.keep,
+            outgoing=options.outgoing,
         )
 
     def _start_keeper(self, options: ClusterOptions) -> None:

@@ -88,7 +88,8 @@ class Keeper:
         links.connect(subnet, record.run_id, record.name, self._child)
         record.forwarding_was_off = links.open_forwarding(record.link, record.run_id, record.name)
         record.save(self._state_dir)
-        nat.Nat(record.run_id, record.link, subnet.network).open()
+        if record.outgoing or nat.lack() is None:
+            nat.Nat(record.run_id, record.link, subnet.network).open()
         self._serve_images(subnet)
         os.write(go, b"g")
         record.node = int(self._expect("started")["pid"])

@@ -23,6 +23,16 @@ _IPTABLES = ("iptables", "iptables-legacy")
 _TIMEOUT_S = 20
 
 
+def lack() -> EnvironmentProblem | None:
+    """What this host lacks for rules: a program that makes them."""
+    if shutil.which("nft") or shutil.which("iptables"):
+        return None
+    return EnvironmentProblem(
+        "this host has neither nft nor iptables, and the node must reach what is beyond it",
+        "apt-get install nftables, or use a bundle (--artifacts DIR) and the embedded GitLab",
+    )
+
+
 @dataclass(frozen=True)
 class Nat:
     """The rules of one node.  ``link`` is the host's end of its veth pair."""
@@ -38,14 +48,14 @@ class Nat:
 
     def open(self) -> None:
         """Put the rules in place.  Raises EnvironmentProblem when the host has neither nft nor iptables."""
+        if (problem := lack()) is not None:
+            raise problem
         if shutil.which("nft"):
             _nft_script(self._own_table())
             self._pass_nft_chains()
-        elif shutil.which("iptables"):
+        else:
             rule = ["-s", self.network, "!", "-o", self.link, *self._comment(), "-j", "MASQUERADE"]
             _run(["iptables", "-w", "-t", "nat", "-I", "POSTROUTING", "1", *rule])
-        else:
-            raise EnvironmentProblem("this host has neither nft nor iptables", "apt-get install nftables")
         self._pass_iptables_chains()
 
     def _own_table(self) -> str:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from harness.cluster import linux
+from harness.cluster import linux, nat
 from harness.cluster.protocol import ClusterOptions
 from harness.errors import EnvironmentProblem, UsageError
 from harness.ownership import is_run_id
@@ -31,7 +31,7 @@ def check(options: ClusterOptions) -> str:
         )
     if (options.registry_program is None) != (options.storage is None):
         raise UsageError("registry_program and storage belong together; only one of them was given")
-    check_host(options.state_dir)
+    check_host(options.state_dir, outgoing=options.outgoing)
     if (options.state_dir / "cluster.json").exists():
         raise EnvironmentProblem(
             f"there is a cluster in {options.state_dir} already",
@@ -40,14 +40,17 @@ def check(options: ClusterOptions) -> str:
     return k3s_version(options.k3s)
 
 
-def check_host(state_dir: Path) -> None:
+def check_host(state_dir: Path, *, outgoing: bool) -> None:
     """What any cluster needs of this host.  Raises EnvironmentProblem for the first thing that it lacks."""
-    for problem in host_problems(state_dir):
+    for problem in host_problems(state_dir, outgoing=outgoing):
         raise problem
 
 
-def host_problems(state_dir: Path) -> list[EnvironmentProblem]:
-    """Everything that this host lacks for a cluster, each with its mend."""
+def host_problems(state_dir: Path, *, outgoing: bool) -> list[EnvironmentProblem]:
+    """Everything that this host lacks for a cluster, each with its mend.
+
+    ``outgoing``: its node must reach what is beyond this host.
+    """
     found = []
     if os.geteuid() != 0:
         found.append(
@@ -73,6 +76,8 @@ def host_problems(state_dir: Path) -> list[EnvironmentProblem]:
         )
     if not _has_filesystem("overlay"):
         found.append(EnvironmentProblem("this kernel has no overlayfs", "modprobe overlay"))
+    if outgoing and (problem := nat.lack()) is not None:
+        found.append(problem)
     return found + _space_problems(state_dir)
 
 

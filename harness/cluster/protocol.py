@@ -76,6 +76,8 @@ class ClusterOptions:
     unreachable_registries: their pulls are refused, whatever else is set.
     docker_engine: a tar relative to / with dockerd; gives the ability ``docker``.
     keep: the cluster outlives this process.  extra_args: further arguments of ``k3s server``.
+    outgoing: the node must reach what is beyond this host; without it, it does so only where the host has a
+    program that makes firewall rules.
     """
 
     run_id: str
@@ -90,6 +92,7 @@ class ClusterOptions:
     docker_engine: Path | None = None
     keep: bool = False
     extra_args: tuple[str, ...] = ()
+    outgoing: bool = True
 
     @property
     def air_gapped(self) -> bool:

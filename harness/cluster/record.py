@@ -29,6 +29,7 @@ class Record:
     storage: str = ""
     docker_engine: str = ""
     keep: bool = False
+    outgoing: bool = True
     # written by the keeper
     subnet: int = 0
     link: str = ""

@@ -18,7 +18,7 @@ POD_TIMEOUT_S = 240.0  # the docker image is 0.5 GB, and the machine may be busy
 def options(
     bundle: Path, state_dir: Path, name: str, *, docker: bool = False, **more: object
 ) -> ClusterOptions:
-    """A cluster of a bundle."""
+    """A cluster of a bundle, which needs nothing that is beyond this host."""
     files = Bundle.read(bundle)
     return ClusterOptions(
         new_run_id(),
@@ -28,6 +28,7 @@ def options(
         registry_program=files.file("registry"),
         storage=files.storage,
         docker_engine=files.file("docker.tar") if docker else None,
+        outgoing=False,
         **more,  # type: ignore[arg-type]
     )
 

@@ -292,7 +292,7 @@ class TestPreflight:
         monkeypatch.setattr(preflight.linux, "has_capability", lambda _: True)
         monkeypatch.setattr(preflight, "_has_filesystem", lambda _: True)
         with pytest.raises(EnvironmentProblem, match=r"has 0\.0 GB left; a cluster needs"):
-            preflight.check_host(make().state_dir)
+            preflight.check_host(make().state_dir, outgoing=False)
 
 
 class TestExistingCluster:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness import cli, session
+from harness.cluster import nat, preflight
 from harness.errors import EnvironmentProblem, LeftoversError, UsageError
 from harness.options import ProvisionOptions
 from harness.session import Provisioner, attach, check_options, take_down
@@ -63,6 +64,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(session, "open_artifacts", lambda *args, **kwargs: FakeArtifacts())
     monkeypatch.setattr(session, "LAYERS", {"a": Layer("a", lambda ctx: None)})
     monkeypatch.setattr(session, "_still_there", lambda run_id: [])
+    monkeypatch.setattr(session, "check_host", lambda options, state_dir: None)
     return tmp_path / "home"
 
 
@@ -263,3 +265,67 @@ def test_bad_usage_is_a_sentence_and_an_exit_code(
 
 def test_leftovers_have_an_exit_code_of_their_own() -> None:
     assert LeftoversError("x").exit_code == 11
+
+
+class TestWhatTheHostLacks:
+    """It is said before artifacts are downloaded or built, and only where it is needed."""
+
+    @pytest.fixture
+    def opened(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Choices of artifacts that were opened, on a host that has no program but git."""
+        seen: list[str] = []
+
+        def open_artifacts(choice: str, *args: Any, **kwargs: Any) -> FakeArtifacts:
+            seen.append(choice)
+            return FakeArtifacts()
+
+        monkeypatch.setenv("RUNNER_CONFORMANCE_HOME", str(tmp_path))
+        monkeypatch.setattr(session, "open_artifacts", open_artifacts)
+        monkeypatch.setattr(nat.shutil, "which", lambda name: "/usr/bin/git" if name == "git" else None)
+        monkeypatch.setattr(preflight, "host_problems", problems_of_a_bare_host)
+        return seen
+
+    def test_a_bundle_needs_no_firewall_program(self, opened: list[str]) -> None:
+        assert Provisioner(ProvisionOptions(artifacts="/a/bundle")).artifacts.rehearsal
+        assert opened == ["/a/bundle"]
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ProvisionOptions(artifacts="upstream"),
+            ProvisionOptions(artifacts="china"),
+            ProvisionOptions(
+                artifacts="/a/bundle", gitlab_url="https://gitlab.example", gitlab_token_file=Path("t")
+            ),
+        ],
+    )
+    def test_a_node_that_must_reach_the_world_does(
+        self, opened: list[str], options: ProvisionOptions
+    ) -> None:
+        with pytest.raises(EnvironmentProblem, match="neither nft nor iptables") as raised:
+            _ = Provisioner(options).artifacts
+        assert "apt-get install nftables" in raised.value.hint
+        assert opened == []
+
+    def test_git_is_asked_for_where_the_embedded_gitlab_is_used(
+        self, opened: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(nat.shutil, "which", lambda name: None)
+        with pytest.raises(EnvironmentProblem, match="git, which this host has not"):
+            _ = Provisioner(ProvisionOptions(artifacts="/a/bundle")).artifacts
+        assert opened == []
+
+    def test_an_existing_cluster_needs_nothing_of_a_node(
+        self, opened: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = ProvisionOptions(
+            artifacts="upstream", cluster="existing", kubeconfig=Path("k"), context="mine"
+        )
+        assert Provisioner(options).artifacts.rehearsal
+        assert opened == ["upstream"]
+
+
+def problems_of_a_bare_host(state_dir: Path, *, outgoing: bool) -> list[EnvironmentProblem]:
+    """The rest of the host suffices, whoever runs this test."""
+    problem = nat.lack()
+    return [problem] if outgoing and problem else []
