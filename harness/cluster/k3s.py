@@ -20,6 +20,7 @@ from typing import IO, Any
 import yaml
 
 from harness.cluster import cgroups, keeper, links, linux, preflight
+from harness.cluster.node import DOCKER_ENDED
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
 from harness.cluster.record import Record
 from harness.cluster.registries import LOCAL, registries_yaml
@@ -225,6 +226,14 @@ class K3sCluster:
             self._poll(self._docker_listens, f"the docker engine of {self._name} listens", _DOCKER_TIMEOUT_S)
 
     def _docker_listens(self) -> bool:
+        ended = self.state_dir / DOCKER_ENDED
+        if ended.exists():
+            log_lines = _tail(self.state_dir / "logs/dockerd.log").splitlines() or ["it said nothing"]
+            raise EnvironmentProblem(
+                f"the docker engine of {self._name} ended with status {ended.read_text()}: {log_lines[-1]}",
+                "the last lines of its log say why",
+                evidence="\n".join(log_lines),
+            )
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(f"/proc/{self._running.node}/root/run/docker.sock") == 0
 

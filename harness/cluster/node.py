@@ -45,6 +45,8 @@ _KERNEL_SETTINGS = (
 )
 _TEMPLATE_POLL_S = 0.1
 _DOCKER_LIBRARIES = "usr/lib/x86_64-linux-gnu"
+#: Written when dockerd has ended, with its exit status.
+DOCKER_ENDED = "logs/dockerd.ended"
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ class _FirstProcess:
         self._spec = spec
         self._logs = spec.root / "logs"
         self._k3s: subprocess.Popen[bytes] | None = None
+        self._dockerd: subprocess.Popen[bytes] | None = None
         self._stopping = False
 
     def run(self) -> int:
@@ -219,14 +222,17 @@ class _FirstProcess:
                 pid, status = os.waitpid(-1, 0)
             except ChildProcessError:
                 return 1
+            code = os.waitstatus_to_exitcode(status)
             if self._k3s and pid == self._k3s.pid:
-                return os.waitstatus_to_exitcode(status)
+                return code
+            if self._dockerd and pid == self._dockerd.pid:
+                (self._spec.root / DOCKER_ENDED).write_text(str(code))
 
     def _start(self) -> None:
         k3s = [str(self._spec.root / "bin/k3s"), *self._spec.arguments]
         self._k3s = self._spawn("k3s", k3s, self._environment())
         if self._spec.docker_engine:
-            self._spawn("dockerd", *self._docker())
+            self._dockerd = self._spawn("dockerd", *self._docker())
 
     def _environment(self) -> dict[str, str]:
         temporary = self._spec.root / "node/tmp"
@@ -244,6 +250,7 @@ class _FirstProcess:
         script = """
             tar -xf "$1" -C "$2" || exit 1
             if [ -d "$2/$3" ]; then export LD_LIBRARY_PATH="$2/$3"; fi
+            if [ -d "$2/$3/xtables" ]; then export XTABLES_LIBDIR="$2/$3/xtables"; fi
             exec dockerd --host=unix:///var/run/docker.sock --exec-opt=native.cgroupdriver=cgroupfs
         """
         return [
