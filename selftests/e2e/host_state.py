@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,9 @@ def _is_of_another(text: str, own: str) -> bool:
 
 
 def _output(*argv: str) -> str:
+    """What a program prints; a host without the program has nothing of what it lists."""
+    if shutil.which(argv[0]) is None:
+        return ""
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     # counters and life times change by themselves
     return re.sub(r"valid_lft \S+ preferred_lft \S+|\[\d+:\d+\]|^#.*$", "", done.stdout, flags=re.MULTILINE)

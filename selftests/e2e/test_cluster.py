@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,7 +197,8 @@ def test_stopping_leaves_the_host_as_it_was(each_bundle_dir: Path, tmp_path: Pat
     during = snapshot(chosen.run_id, ignore=(tmp_path,))
     assert during["links and addresses"] != before["links and addresses"], "the comparison is blind"
     assert during["cgroups"] != before["cgroups"], "the comparison is blind"
-    assert during["nft rules"] != before["nft rules"], "the comparison is blind"
+    if shutil.which("nft"):
+        assert during["nft rules"] != before["nft rules"], "the comparison is blind"
     one.stop()
     one.stop()
     assert difference(before, snapshot(chosen.run_id, ignore=(tmp_path,))) == {}
