@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +97,7 @@ def diagnose(kube: Kube, scopes: Iterable[Scope]) -> Diagnosis:
         for pod in pods[:MAX_PODS]:
             found.pods.extend(pod_lines(pod))
         found.events.extend(event_lines(events))
-        problem = pods_problem(pods, events)
+        problem = pods_problem(_without_superseded(kube, scope.namespace, pods), events)
         if problem is not None and (found.problem is None or problem.terminal):
             found.problem = problem
         if found.problem is None:
@@ -116,7 +116,39 @@ def hopeless_pods(kube: Kube, scope: Scope) -> Problem | None:
     problem = pods_problem(kube.list("v1/Pod", scope.namespace, label_selector=scope.label_selector))
     if problem is None or not problem.terminal:
         return None
-    return diagnose(kube, [scope]).problem  # again, with the events that say why
+    problem = diagnose(kube, [scope]).problem  # again, with the events that say why
+    return problem if problem is not None and problem.terminal else None
+
+
+def images(template: Mapping[str, Any]) -> list[str]:
+    """The images of a pod, or of a Deployment's template, sorted."""
+    return sorted(container["image"] for container in template["spec"]["containers"])
+
+
+def _without_superseded(kube: Kube, namespace: str, pods: Sequence[Object]) -> Sequence[Object]:
+    """The pods but those of a Deployment that asks for other images by now: they go once a new one is ready.
+
+    Asked only where a pod has a problem that would end a wait.
+    """
+    if not any(problem.terminal for pod in pods if (problem := pod_problem(pod)) is not None):
+        return pods
+    try:
+        sets = {it["metadata"]["uid"]: it for it in kube.list("apps/v1/ReplicaSet", namespace)}
+        deployments = {it["metadata"]["uid"]: it for it in kube.list("apps/v1/Deployment", namespace)}
+    except HarnessError:
+        return pods  # whatever the pods say is better than nothing
+
+    def superseded(pod: Object) -> bool:
+        deployment = deployments.get(_owner(sets.get(_owner(pod), {})))
+        return deployment is not None and images(deployment["spec"]["template"]) != images(pod)
+
+    return [pod for pod in pods if not superseded(pod)]
+
+
+def _owner(manifest: Mapping[str, Any]) -> str:
+    """The uid of the object's controller, empty where it has none."""
+    references = manifest.get("metadata", {}).get("ownerReferences") or ()
+    return next((str(it["uid"]) for it in references if it.get("controller")), "")
 
 
 def pod_problem(pod: Object, events: Sequence[Object] = ()) -> Problem | None:

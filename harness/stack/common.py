@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from harness.diagnose import Problem, Scope, hopeless_pods, pods_problem
+from harness.diagnose import Problem, Scope, hopeless_pods, images, pods_problem
 from harness.errors import Blame, EnvironmentProblem
 from harness.kube import Object
 from harness.ownership import labels
@@ -149,20 +149,16 @@ def deployment_hopeless(ctx: StackContext, deployment: Object | None) -> Problem
         )
     namespace = deployment["metadata"]["namespace"]
     selector = ",".join(f"{k}={v}" for k, v in deployment["spec"]["selector"]["matchLabels"].items())
-    images = _images(deployment["spec"]["template"])
+    wanted = images(deployment["spec"]["template"])
     pods = [
         pod
         for pod in ctx.kube.list(POD, namespace, label_selector=selector)
-        if _images(pod) == images  # pods of the template before are on their way out
+        if images(pod) == wanted  # pods of the template before are on their way out
     ]
     problem = pods_problem(pods)
     if problem is None or not problem.terminal:
         return None
     return hopeless_pods(ctx.kube, Scope(namespace, selector)) or problem
-
-
-def _images(template: Mapping[str, Any]) -> list[str]:
-    return sorted(container["image"] for container in template["spec"]["containers"])
 
 
 def condition(manifest: Mapping[str, Any], kind: str) -> str | None:

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from harness.diagnose import Scope, container_state, diagnose, event_lines, pod_lines, pod_problem
+from harness.diagnose import (
+    Scope,
+    container_state,
+    diagnose,
+    event_lines,
+    hopeless_pods,
+    pod_lines,
+    pod_problem,
+)
 from harness.errors import Blame
 from harness.evidence import collect
 from harness.kube import ApiUnreachable
@@ -151,3 +159,51 @@ def test_a_summary_is_short_and_says_why() -> None:
     found = diagnose(FakeKube(), [Scope("operators")])  # type: ignore[arg-type]
     assert found.problem is not None
     assert "it hurts" in found.problem.reason
+
+
+class RollingUpdate:
+    """A Deployment whose image was replaced, while its old pod still can't pull the old one."""
+
+    def __init__(self, new_pod_waits: str) -> None:
+        old = pod("ImagePullBackOff", ownerReferences=[{"controller": True, "uid": "set-old"}])
+        new = pod(
+            new_pod_waits, name="new", uid="v", ownerReferences=[{"controller": True, "uid": "set-new"}]
+        )
+        new["spec"]["containers"][0]["image"] = new["status"]["containerStatuses"][0]["image"] = "other:1"
+        sets = [
+            {"metadata": {"uid": uid, "ownerReferences": [{"controller": True, "uid": "deployment"}]}}
+            for uid in ("set-old", "set-new")
+        ]
+        template = {"spec": {"containers": [{"name": "c", "image": "other:1"}]}}
+        self.objects = {
+            "v1/Pod": [old, new],
+            "apps/v1/ReplicaSet": sets,
+            "apps/v1/Deployment": [{"metadata": {"uid": "deployment"}, "spec": {"template": template}}],
+        }
+
+    def list(self, kind: str, namespace: str | None = None, **_: Any) -> list[dict[str, Any]]:
+        return self.objects.get(kind, [])
+
+
+def test_a_pod_that_is_being_replaced_ends_no_wait() -> None:
+    """The new image may take minutes to pull; the old one's failure is what the replacement is for."""
+    kube: Any = RollingUpdate(new_pod_waits="ContainerCreating")
+    assert diagnose(kube, [Scope("operators")]).problem is None
+    assert hopeless_pods(kube, Scope("operators")) is None
+    assert any("ImagePullBackOff" in line for line in diagnose(kube, [Scope("operators")]).pods)
+
+
+def test_where_both_cant_be_pulled_the_new_one_is_the_reason() -> None:
+    kube: Any = RollingUpdate(new_pod_waits="ImagePullBackOff")
+    problem = hopeless_pods(kube, Scope("operators"))
+    assert problem is not None
+    assert "pod operators/new container c (other:1)" in problem.reason
+
+
+def test_a_pod_of_the_present_template_ends_the_wait() -> None:
+    rolling = RollingUpdate(new_pod_waits="")
+    rolling.objects["apps/v1/Deployment"][0]["spec"]["template"]["spec"]["containers"][0]["image"] = IMAGE
+    kube: Any = rolling
+    problem = hopeless_pods(kube, Scope("operators"))
+    assert problem is not None
+    assert "operators/p" in problem.reason
