@@ -158,7 +158,7 @@ class K3sCluster:
     def _start_keeper(self, options: ClusterOptions) -> None:
         with open(self.state_dir / "keeper.log", "ab") as output:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-m", "harness.cluster.keeper", str(self.state_dir)],
+                [sys.executable, "-c", keeper.COMMAND, str(self.state_dir)],
                 stdin=subprocess.DEVNULL if options.keep else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,

@@ -1,11 +1,10 @@
 """The process on the host's side of a node: it makes what the node needs outside, and takes it away again.
 
-    python -m harness.cluster.keeper <state_dir>
+    python -c COMMAND <state_dir>
 
 It reads ``cluster.json`` there, says on standard output whether the node was started, and ends when asked to
-(SIGTERM), when
-k3s ends, or when its standard input closes: that is the life line of the process that started it.  The node's
-processes and the registry die with it, by the kernel's hand, even if it is killed.
+(SIGTERM), when k3s ends, or when its standard input closes: that is the life line of the process that started
+it.  The node's processes and the registry die with it, by the kernel's hand, even if it is killed.
 """
 
 from __future__ import annotations
@@ -26,6 +25,9 @@ from harness.artifacts.registry_server import RegistryServer, free_port
 from harness.cluster import cgroups, dns, links, linux, nat, node, registries
 from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem, HarnessError
+
+COMMAND = "from harness.cluster.keeper import main; main()"
+"""Not ``-m``: its package imports this module, which runpy warns of in every keeper's log."""
 
 _KILL_TIMEOUT_S = 20.0
 
@@ -232,7 +234,3 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the starter's business
     sys.exit(Keeper(Path(sys.argv[1])).run())
-
-
-if __name__ == "__main__":
-    main()

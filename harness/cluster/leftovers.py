@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cluster import cgroups, links, linux, nat
+from harness.cluster import cgroups, keeper, links, linux, nat
 from harness.cluster.record import FILE, Record
 from harness.errors import HarnessError
 from harness.ownership import is_run_id, state_home
 
 PROCESS, RULE, LINK, CGROUP, DIRECTORY = "process", "firewall rule", "link", "cgroup", "directory"
-_KEEPER = b"harness.cluster.keeper"
+_KEEPER = keeper.COMMAND.encode()
 _KILL_TIMEOUT_S = 15.0
 _RUN_ID = re.compile(r"rc-[0-9a-f]{8}")
 

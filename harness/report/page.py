@@ -94,10 +94,11 @@ def _outcomes(run: Run) -> str:
 
 def _outcome_row(outcome: Outcome) -> str:
     details = []
+    said = f"blocked by {', '.join(outcome.blocked_by)}"
     if outcome.blocked_by:
         links = ", ".join(f'<a href="#{escape(by)}">{escape(by)}</a>' for by in outcome.blocked_by)
         details.append(f"<p>blocked by {links}</p>")
-    if outcome.reason:
+    if outcome.reason and outcome.reason != said:
         opened = " open" if outcome.status is Status.FAILED else ""
         first, *rest = outcome.reason.strip().splitlines()
         if rest:

@@ -161,3 +161,16 @@ def test_a_section_stands_once_whatever_order_its_tests_ran_in(run):
     verdict = judge(mixed)
     assert render_summary(mixed, verdict).count("\n| cluster |") == 1
     assert render_page(mixed, verdict).count('<h3 id="cluster">') == 1
+
+
+def test_a_blocked_outcome_says_by_what_once(run: Run) -> None:
+    by = Outcome(
+        "runner/pod",
+        "The pod runs",
+        Status.BLOCKED,
+        reason="blocked by operator/csv-succeeded",
+        blocked_by=("operator/csv-succeeded",),
+    )
+    page = render_page(replace(run, outcomes=(*run.outcomes, by)), judge(run))
+    row = page.partition('id="runner/pod"')[2].partition("</tr>")[0]
+    assert re.sub(r"<[^>]+>", "", row).count("operator/csv-succeeded") == 1
