@@ -270,11 +270,14 @@ class Kube:
         )
         return applied
 
-    def create(self, manifest: Object, namespace: str | None = None) -> Object:
+    def create(self, manifest: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
         """Create; an object that is there already is an ApiError with status 409."""
         where = self.kind(f"{manifest['apiVersion']}/{manifest['kind']}")
         path = where.path(manifest["metadata"].get("namespace") or namespace or "default")
-        created: Object = self.request("POST", path, body=manifest, query={"fieldManager": FIELD_MANAGER})
+        query: dict[str, object] = {"fieldManager": FIELD_MANAGER}
+        if dry_run:
+            query["dryRun"] = "All"
+        created: Object = self.request("POST", path, body=manifest, query=query)
         return created
 
     def patch(

@@ -317,7 +317,7 @@ def check_host(options: ProvisionOptions, state_dir: Path) -> None:
 
         outgoing = options.artifacts in ONLINE or options.gitlab_url is not None
         preflight.check_host(state_dir / CLUSTER, outgoing=outgoing)
-    if options.gitlab_url is None and not shutil.which("git"):
+    if options.gitlab_url is None and options.cluster != "existing" and not shutil.which("git"):
         raise EnvironmentProblem(
             "the embedded GitLab serves repositories with git, which this host has not",
             "apt-get install git, or name your own GitLab with --gitlab-url",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import EnvironmentProblem, UsageError
 from harness.gitlab.client import GitLabTarget, check
 from harness.gitlab.embedded.process import EmbeddedGitLab
 from harness.options import ProvisionOptions
@@ -22,6 +22,11 @@ def install(ctx: StackContext) -> GitLabTarget:
         target = external(ctx.options)
         check(target)
         return target
+    if not ctx.cluster.host_ip:
+        raise EnvironmentProblem(
+            "the pods of this cluster can't reach a GitLab that is embedded here",
+            "name one that they reach: --gitlab-url and --gitlab-token-file",
+        )
     host = ctx.cluster.node_ip
     process = EmbeddedGitLab(
         ctx.cluster.host_ip,
@@ -74,6 +79,8 @@ def ready(ctx: StackContext) -> str | None:
     """One look at whether it answers."""
     if ctx.options.gitlab_url:
         return None
+    if not (_state(ctx) / "process.json").exists():
+        return "no GitLab was named, and the embedded one has not been started"
     return None if EmbeddedGitLab.attach(_state(ctx)).healthy() else "the embedded GitLab does not answer"
 
 

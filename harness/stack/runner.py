@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.diagnose import Problem, Scope, hopeless_pods
-from harness.errors import SuiteDefect
-from harness.kube import Kube, Object
+from harness.errors import HarnessError, SuiteDefect
+from harness.kube import KindUnknown, Kube, Object
 from harness.ownership import labels
 from harness.redact import Secret
 from harness.stack import StackContext
@@ -22,6 +22,8 @@ RUNNER_NAME = "jh-gitlab-runner"
 TOKEN_KEY = "runner-registration-token"
 """Operator 1.15.1 wants this key also for new-style glrt- tokens."""
 READY_TIMEOUT_S = 300
+REMOVE_TIMEOUT_S = 120
+"""A Runner's pod unregisters first, and its grace period is 30 s."""
 
 
 def create_runner_resources(
@@ -99,6 +101,45 @@ def ensure_namespace(kube: Kube, namespace: str, run_id: str) -> None:
                 "metadata": {"name": namespace, "labels": labels(run_id)},
             }
         )
+
+
+def remove_namespaces(ctx: StackContext, timeout_s: float = REMOVE_TIMEOUT_S) -> list[str]:
+    """Delete the namespaces that carry the run's id, and wait until they are gone; what stayed.
+
+    Runners go first, while the operator is sure to see it; for a cluster that outlives the run.
+    """
+    kube = ctx.kube
+
+    def ours() -> list[str]:
+        found = kube.list("v1/Namespace", label_selector=",".join(f"{k}={v}" for k, v in mark.items()))
+        return [it["metadata"]["name"] for it in found]
+
+    mark = labels(ctx.run_id)
+    try:
+        for namespace in ours():
+            for runner in _runners(kube, namespace):
+                kube.delete(RUNNER, runner, namespace)
+            kube.delete("v1/Namespace", namespace)
+        wait_for(
+            ours,
+            ready=lambda left: not left,
+            what="the run's namespaces are gone",
+            timeout_s=timeout_s,
+            kube=kube,
+            watch=[Watched("v1/Namespace")],
+            describe=", ".join,
+            progress=tell(ctx, NAME),
+        )
+    except HarnessError as error:
+        return [f"namespaces with {next(iter(mark))}={ctx.run_id}: {error.message}"]
+    return []
+
+
+def _runners(kube: Kube, namespace: str) -> list[str]:
+    try:
+        return [it["metadata"]["name"] for it in kube.list(RUNNER, namespace)]
+    except KindUnknown:
+        return []  # the operator was not there
 
 
 def wait_runner_pod(

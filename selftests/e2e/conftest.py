@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from selftests.e2e.command_line import Host
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +46,12 @@ def each_bundle_dir(kubernetes: str, request: pytest.FixtureRequest) -> Path:
     """The bundle of that Kubernetes."""
     directory: Path = request.getfixturevalue("bundle_dir" if kubernetes == "1.28" else "new_bundle_dir")
     return directory
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """Stacks that a failing test leaves are taken down."""
+    one = Host(tmp_path / "home")
+    yield one
+    for left in sorted((one.home / "stacks").glob("*")) if one.home.exists() else []:
+        one.run("down", left.name)

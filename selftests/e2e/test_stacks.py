@@ -3,72 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from harness.artifacts.bundle import Bundle
 from harness.cluster import find_leftovers
 from harness.cluster.record import Record
-from harness.ownership import HOME_VARIABLE
 from harness.state import StackState
+from selftests.e2e.command_line import Host
 from selftests.e2e.host_state import difference, processes_below, snapshot
 
-ROOT = Path(__file__).parents[2]
-UP_TIMEOUT_S = 600
-
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a stack needs root")
-
-
-class Host:
-    """The command line with a state directory of its own, and the bundle's kubectl."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "harness.cli", *words],
-            cwd=ROOT,
-            env={**os.environ, HOME_VARIABLE: str(self.home)},
-            capture_output=True,
-            text=True,
-            timeout=UP_TIMEOUT_S,
-            check=False,
-        )
-
-    def up(self, name: str, bundle: Path) -> str:
-        """Make and keep a stack; what was printed."""
-        done = self.run("up", "--keep", "--name", name, "--artifacts", str(bundle))
-        assert done.returncode == 0, done.stderr
-        return done.stderr
-
-    def down(self, name: str) -> None:
-        done = self.run("down", name)
-        assert done.returncode == 0, done.stderr
-
-    def kubectl(self, name: str, bundle: Path, *words: str) -> str:
-        """The bundle's own kubectl with the kubeconfig that the command line prints."""
-        kubeconfig = self.run("kubeconfig", name).stdout.strip()
-        k3s = str(Bundle.read(bundle).file("k3s"))
-        argv = [k3s, "kubectl", "--kubeconfig", kubeconfig, *words]
-        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-
-    def state_dir(self, name: str) -> Path:
-        return self.home / "stacks" / name
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    """Stacks that a failing test leaves are taken down."""
-    one = Host(tmp_path / "home")
-    yield one
-    for left in sorted((one.home / "stacks").glob("*")) if one.home.exists() else []:
-        one.run("down", left.name)
 
 
 def test_up_gives_the_seeds_objects_and_down_leaves_the_host_as_it_was(

@@ -12,6 +12,7 @@ import json
 import pathlib
 import time
 import pytest
+from fixtures.outcomes import NotApplicable
 from fixtures.plugin import on_stage, stands_on
 from fixtures.stage import Step
 from fixtures.world import Headline
@@ -47,6 +48,8 @@ class PlayWorld:
         with (HERE / "acted.txt").open("a") as acted:
             acted.write(name + "\\n")
         time.sleep(PLAN.get("seconds", 0))
+        if name == PLAN.get("pointless"):
+            raise NotApplicable(f"{name} has no meaning here")
         if name == PLAN.get("fails"):
             kind = ProductFailure if PLAN.get("blame") == "product" else EnvironmentProblem
             raise kind(f"{name} broke over {SECRET.reveal()}", "mend it", evidence="pod x: CrashLoopBackOff")
@@ -99,7 +102,7 @@ class Play:
         self.plan()
 
     def plan(self, **plan: object) -> None:
-        """What the play world does: fails=<step>, blame=product, seconds, leftovers, rehearsal."""
+        """What the play world does: fails/pointless=<step>, blame=product, seconds, leftovers, rehearsal."""
         import json
 
         (self.pytester.path / "play.json").write_text(json.dumps(plan))

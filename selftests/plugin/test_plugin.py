@@ -255,6 +255,20 @@ def test_not_applicable_needs_a_reason_and_does_not_block(play):
     assert play.document()["outcomes"][0]["reason"] == "the lab has no kaniko"
 
 
+def test_a_step_without_meaning_makes_its_outcomes_not_applicable(play):
+    play.plan(pointless="olm")
+    play.test(GOOD)
+    assert play.run().ret == 0
+    assert play.statuses() == {
+        "cluster/node": "passed",
+        "olm/catalog": "not applicable",
+        "operator/csv": "not applicable",
+    }
+    assert play.document()["outcomes"][2]["reason"] == "olm has no meaning here"
+    jsonschema.validate(play.document(), schema())
+    assert 'message="olm has no meaning here"' in (play.pytester.path / "report" / "junit.xml").read_text()
+
+
 def test_a_bare_skip_is_blocked_not_green(play):
     play.test(GOOD.replace('assert olm["made"] == "olm"', 'pytest.skip("later")'))
     assert play.run().ret == 10

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from fixtures.outcomes import NotApplicable
 from fixtures.stage import Stage, StageView, Step, closure
 from harness.errors import Blame, EnvironmentProblem, SuiteDefect
 from harness.verdict import Status
@@ -85,6 +86,19 @@ def test_a_kept_stage_is_not_played_twice(tmp_path):
     again = Stage(tmp_path / "stage")
     again.play(steps)
     assert again.wait("a").result == {"n": 1}
+
+
+def test_what_has_no_meaning_for_this_run_takes_what_needs_it_along(tmp_path):
+    why = NotApplicable("the cluster was there before")
+    steps = {s.name: s for s in (step("a", run=fail(why)), step("b", "a"), step("c", "b"), step("d"))}
+    stage = Stage(tmp_path / "stage")
+    stage.play(steps)
+    for name in "abc":
+        state = stage.wait(name)
+        assert (state.state, state.error.message) == ("inapplicable", "the cluster was there before")
+        assert state.phase(False).status is Status.NOT_APPLICABLE
+    assert stage.wait("d").state == "done"
+    assert stage.critical() == {"d"}
 
 
 def test_cancelled_steps_are_skipped(tmp_path):
