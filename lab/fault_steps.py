@@ -237,6 +237,26 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class Shows:
+    """A blow before this one shows: a field of an object's status has the value."""
+
+    kind: str
+    name: str
+    namespace: str
+    field: str
+    value: str
+    within_s: float = 60.0
+
+    def strike(self, stack: Stack) -> None:
+        wait_for(
+            lambda: stack.kube.get(self.kind, self.name, self.namespace),
+            ready=lambda found: (found or {}).get("status", {}).get(self.field) == self.value,
+            what=f"{self.kind} {self.name}: status.{self.field} is {self.value}",
+            timeout_s=self.within_s,
+        )
+
+
+@dataclass(frozen=True)
 class OnNode:
     """A shell command in the node's own namespaces."""
 

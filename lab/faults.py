@@ -34,6 +34,7 @@ from lab.fault_steps import (
     OnNode,
     Patch,
     Remove,
+    Shows,
     Stack,
     StackStep,
     StopRegistry,
@@ -300,6 +301,13 @@ _OPERATOR = (
                     "metadata": {"name": "second", "namespace": "operators"},
                     "spec": {},
                 }
+            ),
+            Shows(
+                "operators.coreos.com/v1alpha1/ClusterServiceVersion",
+                "gitlab-runner-operator.v1.15.1",
+                "operators",
+                "reason",
+                "TooManyOperatorGroups",
             ),
         ),
         after="operator",
