@@ -347,6 +347,7 @@ def test_junit_holds_facts_outcomes_and_phases(play):
         (("--cluster", "existing"), "*would act on whichever cluster is current*"),
         (("--kubeconfig", "x"), "*an ephemeral cluster would be verified*"),
         (("--gitlab-url", "https://gitlab.example"), "*go together*"),
+        (("--gitlab-ca-file", "ca.pem"), "*so yours would not be used*"),
         (("--gitlab-project", "a/b"), "*so your GitLab would stay untested*"),
         (("--name", "x"), "*nobody could use its name*"),
         (("--keep", "--name", "X y"), "*lower case*"),

@@ -28,12 +28,13 @@ def target(tmp_path: Path) -> GitLabTarget:
 
 
 SCENES = scenes("buildah")
+REGISTRY = "10.99.1.2"
 
 
 @pytest.mark.parametrize("name", list(SCENES))
 def test_manifests_are_the_seed_s_with_token_and_address(name, target):
     scene = SCENES[name]
-    found = {m["kind"]: m for m in _manifests(scene, target, "glrt-0123456789abcdef")}
+    found = {m["kind"]: m for m in _manifests(scene, target, REGISTRY, "glrt-0123456789abcdef")}
     assert found["Secret"]["stringData"].keys() <= {"runner-registration-token", "ca.crt"}
     spec = found["Runner"]["spec"]
     assert (spec["gitlabUrl"], spec["buildImage"], spec["token"]) == (target.url, "alpine", SECRET)
@@ -43,15 +44,36 @@ def test_manifests_are_the_seed_s_with_token_and_address(name, target):
 @pytest.mark.parametrize("name", [name for name, scene in SCENES.items() if scene.config])
 def test_config_templates_are_toml_and_trust_the_registry_where_a_job_has_to(name, target):
     scene = SCENES[name]
-    config_map = next(m for m in _manifests(scene, target, "t") if m["kind"] == "ConfigMap")
+    config_map = next(m for m in _manifests(scene, target, REGISTRY, "t") if m["kind"] == "ConfigMap")
     (runner,) = tomllib.loads(config_map["data"]["config.toml"])["runners"]
     volumes = runner["kubernetes"].get("volumes", {})
     mounts = [volume["mount_path"] for volume in volumes.get("secret", [])]
     assert mounts == (["/etc/docker/certs.d/10.99.1.2"] if scene.trusts_registry else [])
 
 
+@pytest.mark.parametrize(
+    ("ca", "registry", "trusted"),
+    [
+        ("of the user's GitLab", "registry.example.com", ["/etc/docker/certs.d/registry.example.com"]),
+        ("", "registry.example.com", []),
+        ("of the user's GitLab", None, []),
+    ],
+)
+def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, registry, trusted):
+    file = tmp_path / "ca.pem"
+    file.write_text(ca)
+    theirs = GitLabTarget("https://gitlab.example.com", Secret("not-a-token"), file if ca else None)
+    found = _manifests(SCENES["plain"], theirs, registry, "t")
+    config = next(m for m in found if m["kind"] == "ConfigMap")["data"]["config.toml"]
+    (runner,) = tomllib.loads(config)["runners"]
+    volumes = runner["kubernetes"].get("volumes", {}).get("secret", [])
+    assert [volume["mount_path"] for volume in volumes] == trusted
+    secrets = {m["metadata"]["name"]: m["stringData"] for m in found if m["kind"] == "Secret"}
+    assert secrets.get("registry-ca") == ({"ca.crt": ca} if trusted else None)
+
+
 def test_docker_sock_gets_the_seed_s_template_to_the_letter(target):
-    found = _manifests(SCENES["docker-sock"], target, "t")
+    found = _manifests(SCENES["docker-sock"], target, REGISTRY, "t")
     config_map = next(m for m in found if m["kind"] == "ConfigMap")
     assert config_map["data"]["config.toml"] == (FILES / "custom-config.toml").read_text()
 
