@@ -67,10 +67,19 @@ def install(ctx: StackContext) -> None:
 def wait_catalog(ctx: StackContext, layer: str) -> Object:
     """Wait until the profile's catalog is READY: a Subscription made before shows passing failures."""
     name = ctx.profile.operator.catalog
+
+    def hopeless(catalog: Object | None) -> Problem | None:
+        if catalog is None:  # olm.yaml, which was applied, makes it
+            others = [it["metadata"]["name"] for it in ctx.kube.list(CATALOG_SOURCE, NAMESPACE)]
+            return Problem(
+                f"CatalogSource {name} is not there, only {', '.join(others) or 'no other either'}"
+            )
+        return hopeless_pods(ctx.kube, Scope(NAMESPACE, f"olm.catalogSource={name}"))
+
     found = wait_for(
         lambda: ctx.kube.get(CATALOG_SOURCE, name, NAMESPACE),
         ready=lambda it: catalog_state(it) == "READY",
-        hopeless=lambda it: hopeless_pods(ctx.kube, Scope(NAMESPACE, f"olm.catalogSource={name}")),
+        hopeless=hopeless,
         what=f"catalog {name} READY",
         timeout_s=CATALOG_TIMEOUT_S,
         kube=ctx.kube,
