@@ -404,3 +404,17 @@ def test_interrupted_takes_everything_down_and_still_reports(play):
 def test_a_failing_plain_test_beside_green_outcomes_still_fails(play):
     play.test(GOOD + "\n    def test_plain():\n        assert False\n")
     assert play.run().ret == 1
+
+
+def test_outcomes_are_selected_by_their_ids(play):
+    play.test(GOOD)
+    assert play.run("-k", "operator/csv or cluster/").ret == 0
+    assert play.statuses() == {"cluster/node": "passed", "operator/csv": "passed"}
+
+
+def test_the_next_command_has_each_option_in_one_word(play):
+    """A value that is a path of its own would be taken for a place to look for tests."""
+    play.test(RED)
+    play.run("--report-dir", "report", "--artifacts=upstream", "--name", "x", "--keep", "tests")
+    again = play.document()["run"]["again"]
+    assert again.startswith("pytest --report-dir=report --artifacts=upstream --name=x --keep tests/")
