@@ -34,8 +34,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="seen-red-", dir=words.bundle.resolve().parent) as scratch:
         for name in words.part or PARTS:
             complaints += PARTS[name].see(words.bundle.resolve(), Path(scratch), words.only)
-    for line in complaints:
-        print(line, file=sys.stderr)
     return 1 if complaints else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.profile import PROFILES_DIR
 from lab.faults import FAULTS, REFUSED, Fault, Scene, inject
 from selftests.seen_red import strike
-from selftests.seen_red.run import compare, run_outcomes, test_of
+from selftests.seen_red.run import compare, in_short, run_outcomes, test_of, told
 
 STANDS_ON = {
     REFUSED: "cluster/kubernetes-version",
@@ -26,7 +26,7 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
     complaints: list[str] = []
     for fault in FAULTS.values():
         if any(only in it for it in (fault.name, fault.what, fault.red)):
-            complaints += _see(fault, bundle, scratch / f"fault-{fault.name}")
+            complaints += told(_see(fault, bundle, scratch / f"fault-{fault.name}"))
     return complaints
 
 
@@ -59,5 +59,6 @@ def _see(fault: Fault, bundle: Path, scratch: Path) -> list[str]:
         return compare(fault.red, what, ended.entry(fault.red), fault.reason, fault.blame.value)
     if ended.document or ended.code != EXIT_ENVIRONMENT or not re.search(fault.reason, ended.output):
         return [f"{fault.name}: not refused for its reason, exit code {ended.code}:\n{ended.output[-1500:]}"]
-    print(f"| {REFUSED} | {what} | {re.search(f'.*({fault.reason}).*', ended.output)[0][:160]} |", flush=True)
+    (line, *_) = [line for line in ended.output.splitlines() if re.search(fault.reason, line)]
+    print(f"| {REFUSED} | {what} | {in_short(line)} |", flush=True)
     return []

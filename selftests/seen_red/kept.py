@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.session import take_down
 from lab.fault_steps import copy_bundle
 from selftests.seen_red.breakages import BREAKAGES
-from selftests.seen_red.run import compare, run_outcomes, test_of
+from selftests.seen_red.run import compare, run_outcomes, test_of, told
 from selftests.seen_red.ways import Breakage, World, open_world
 
 NAME = "seen-red"
@@ -32,9 +32,9 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
         world = open_world(NAME)
         for breakage in chosen:
             try:
-                complaints += _see(breakage, world, report)
+                complaints += told(_see(breakage, world, report))
             except Exception as error:  # the others are still to be seen
-                complaints.append(f"{breakage.what}: {type(error).__name__}: {error}")
+                complaints += told([f"{breakage.what}: {type(error).__name__}: {error}"])
     finally:
         complaints += take_down(NAME)
     return complaints

@@ -16,6 +16,7 @@ from typing import Any
 from fixtures.catalogue import ROOT, declared
 
 RUN_TIMEOUT_S = 900
+ROW_CHARS = 220
 
 
 @cache
@@ -67,6 +68,18 @@ def compare(red: str, what: str, entry: Mapping[str, Any], reason: str, blame: s
         return [f"{red}: {what}: {entry.get('status', 'not run')}: {first or 'no reason given'}"]
     if blame and entry.get("blame") != blame:
         return [f"{red}: {what}: blames {entry.get('blame')} instead of {blame}: {first}"]
-    line = re.sub(r"\s+", " ", first).replace("|", "\\|")
-    print(f"| `{red}` | {what} | {line[:160]} |", flush=True)
+    print(f"| `{red}` | {what} | {in_short(first)} |", flush=True)
     return []
+
+
+def in_short(line: str) -> str:
+    """A line as a cell of a table, without directories of this machine."""
+    flat = re.sub(r"(/[\w.+-]+){2,}/(?=[\w.+-]+)", "…/", re.sub(r"\s+", " ", line)).replace("|", "\\|")
+    return flat if len(flat) <= ROW_CHARS else f"{flat[: ROW_CHARS - 1]}…"
+
+
+def told(complaints: list[str]) -> list[str]:
+    """The complaints, which are told at once: a whole run takes half an hour."""
+    for line in complaints:
+        print(line, file=sys.stderr, flush=True)
+    return complaints

@@ -14,7 +14,7 @@ from pathlib import Path
 from fixtures.catalogue import ROOT
 from lab.fault_steps import BundleStep, Withhold, copy_bundle
 from selftests.seen_red import strike
-from selftests.seen_red.run import compare, run_outcomes, test_of
+from selftests.seen_red.run import compare, run_outcomes, test_of, told
 
 SUBSTITUTE = "docker.io/kubesphere/kube-rbac-proxy:v0.8.0"
 PRIVILEGED = "  [runners.kubernetes]\n    privileged = true\n"
@@ -154,7 +154,7 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
     complaints: list[str] = []
     for number, run in enumerate(RUNS):
         if any(only in it for slip in run.slips for it in (slip.what, *slip.red)):
-            complaints += _see(run, bundle, scratch / f"slips-{number}")
+            complaints += told(_see(run, bundle, scratch / f"slips-{number}"))
     return complaints
 
 
