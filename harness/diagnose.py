@@ -44,6 +44,7 @@ _UNREACHABLE = re.compile(
     r"|TLS handshake|connection reset|unexpected EOF|: EOF|server misbehaving|temporary failure|x509",
     re.IGNORECASE,
 )
+_SANDBOX_IMAGE = re.compile(r"(get sandbox|pull( and unpack)?) image")
 _HOST_SHORT = re.compile(r"Insufficient|disk-pressure|memory-pressure|Evicted|no space left", re.IGNORECASE)
 
 
@@ -273,7 +274,9 @@ def _problem_of_events(events: Sequence[Object]) -> Problem | None:
     line = _event_line(newest)
     if newest.get("reason") == "FailedCreatePodSandBox":
         repeated = (newest.get("count") or 1) >= SANDBOXES_UNTIL_HOPELESS
-        return Problem(line, Blame.ENVIRONMENT, terminal=repeated)
+        whole = str(newest.get("message", ""))  # the line may be cut before its last words, which matter
+        gone = _SANDBOX_IMAGE.search(whole) and not _UNREACHABLE.search(whole)
+        return Problem(line, Blame.PRODUCT if gone else Blame.ENVIRONMENT, terminal=repeated)
     return Problem(line, _blame_of_host(line))
 
 

@@ -207,3 +207,25 @@ def test_a_pod_of_the_present_template_ends_the_wait() -> None:
     problem = hopeless_pods(kube, Scope("operators"))
     assert problem is not None
     assert "operators/p" in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("words", "blame"),
+    [
+        ('failed to get sandbox image "docker.io/rancher/mirrored-pause:3.6": … not found', Blame.PRODUCT),
+        (
+            'failed to get sandbox image "docker.io/rancher/mirrored-pause:3.6": … i/o timeout',
+            Blame.ENVIRONMENT,
+        ),
+        ('plugin type="bridge" failed (add): no IP addresses available', Blame.ENVIRONMENT),
+    ],
+)
+def test_a_sandbox_that_cant_be_made_is_the_hosts_fault_unless_its_image_is_gone(
+    words: str, blame: Blame
+) -> None:
+    kube = FakeKube()
+    failed = event(f"Failed to create pod sandbox: {words}", "FailedCreatePodSandBox") | {"count": 3}
+    kube.list = lambda kind, *_, **__: [failed] if kind == "v1/Event" else []  # type: ignore[method-assign]
+    found = diagnose(kube, [Scope("default")]).problem  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.terminal, found.blame) == (True, blame)
