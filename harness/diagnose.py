@@ -41,7 +41,8 @@ _PULL = {"ImagePullBackOff", "ErrImagePull", "RegistryUnavailable"}
 
 _UNREACHABLE = re.compile(
     r"i/o timeout|connection refused|no such host|network is unreachable|no route to host|deadline ?exceeded"
-    r"|TLS handshake|connection reset|unexpected EOF|: EOF|server misbehaving|temporary failure|x509",
+    r"|TLS handshake|connection reset|unexpected EOF|: EOF|server misbehaving|temporary failure|x509"
+    r"|unexpected commit digest|failed size validation",
     re.IGNORECASE,
 )
 _SANDBOX_IMAGE = re.compile(r"(get sandbox|pull( and unpack)?) image")

@@ -178,15 +178,23 @@ _CLUSTER = (
         "coredns-withheld",
         "docker.io/rancher/mirrored-coredns-coredns:1.10.1",
         "cluster/dns",
-        r"nslookup kubernetes\.default",
+        rf"cluster DNS has an endpoint: .*({NOT_PULLED})",
     ),
     Fault(
         "coredns-stopped",
         "CoreDNS has no pod",
         "cluster/dns",
-        r"kubernetes\.default",
+        r"cluster DNS has an endpoint: there is no hope .*Deployment kube-system/coredns .* 0 replicas",
         Blame.PRODUCT,
-        stack=(Patch(DEPLOYMENT, {"spec": {"replicas": 0}}, "coredns", "kube-system"),),
+        stack=(
+            Patch(
+                DEPLOYMENT,
+                {"spec": {"replicas": 0}},
+                namespace="kube-system",
+                label="k8s-app=kube-dns",
+                within_s=30,
+            ),
+        ),
         after="cluster",
     ),
     Fault(

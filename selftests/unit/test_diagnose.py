@@ -53,6 +53,7 @@ def event(message: str, reason: str = "Failed", when: int = 0, kind: str = "Warn
         ("dial tcp 173.194.174.82:443: i/o timeout", Blame.ENVIRONMENT),
         ("dial tcp: lookup gcr.io: no such host", Blame.ENVIRONMENT),
         ("connect: connection refused", Blame.ENVIRONMENT),
+        ("failed commit on ref: unexpected commit digest sha256:00, expected sha256:11", Blame.ENVIRONMENT),
         ("not found", Blame.PRODUCT),
         ("manifest unknown", Blame.PRODUCT),
     ],
