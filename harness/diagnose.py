@@ -13,6 +13,7 @@ from harness.kube import Kube, Object
 MAX_EVENTS = 12
 MAX_PODS = 12
 MAX_MESSAGE_CHARS = 400
+HEAD_CHARS = 180
 
 CRASHES_UNTIL_HOPELESS = 3
 """A container may lose a race once or twice while its peers start; after that it is broken."""
@@ -299,5 +300,8 @@ def _event_time(event: Object) -> str:
 
 
 def _short(text: str) -> str:
+    """One line, without its middle where it is long: an error that was often wrapped ends with its cause."""
     flat = " ".join(text.split())
-    return flat if len(flat) <= MAX_MESSAGE_CHARS else flat[: MAX_MESSAGE_CHARS - 1] + "…"
+    if len(flat) <= MAX_MESSAGE_CHARS:
+        return flat
+    return f"{flat[:HEAD_CHARS]} … {flat[HEAD_CHARS + 3 - MAX_MESSAGE_CHARS :]}"

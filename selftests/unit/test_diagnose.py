@@ -230,3 +230,12 @@ def test_a_sandbox_that_cant_be_made_is_the_hosts_fault_unless_its_image_is_gone
     found = diagnose(kube, [Scope("default")]).problem  # type: ignore[arg-type]
     assert found is not None
     assert (found.terminal, found.blame) == (True, blame)
+
+
+def test_a_long_message_keeps_its_last_words() -> None:
+    cause = "dial tcp 10.0.0.1:443: connection refused"
+    words = f"Failed to pull image: {'failed to resolve reference: ' * 40}{cause}"
+    (line,) = event_lines([event(words)])
+    assert line.startswith("Warning Pod/p Failed: Failed to pull image")
+    assert line.endswith(cause)
+    assert len(line) == 400
