@@ -46,7 +46,7 @@ _UNREACHABLE = re.compile(
     r"|unexpected commit digest|failed size validation",
     re.IGNORECASE,
 )
-_SANDBOX_IMAGE = re.compile(r"(get sandbox|pull( and unpack)?) image")
+_SANDBOX_IMAGE_GONE = re.compile(r"get sandbox image .*(not found|manifest unknown)", re.DOTALL)
 _HOST_SHORT = re.compile(r"Insufficient|disk-pressure|memory-pressure|Evicted|no space left", re.IGNORECASE)
 
 
@@ -277,7 +277,7 @@ def _problem_of_events(events: Sequence[Object]) -> Problem | None:
     if newest.get("reason") == "FailedCreatePodSandBox":
         repeated = (newest.get("count") or 1) >= SANDBOXES_UNTIL_HOPELESS
         whole = str(newest.get("message", ""))  # the line may be cut before its last words, which matter
-        gone = _SANDBOX_IMAGE.search(whole) and not _UNREACHABLE.search(whole)
+        gone = _SANDBOX_IMAGE_GONE.search(whole)
         return Problem(line, Blame.PRODUCT if gone else Blame.ENVIRONMENT, terminal=repeated)
     return Problem(line, _blame_of_host(line))
 
