@@ -213,11 +213,8 @@ def test_a_pod_of_the_present_template_ends_the_wait() -> None:
 @pytest.mark.parametrize(
     ("words", "blame"),
     [
-        ('failed to get sandbox image "docker.io/rancher/mirrored-pause:3.6": … not found', Blame.PRODUCT),
-        (
-            'failed to get sandbox image "docker.io/rancher/mirrored-pause:3.6": … i/o timeout',
-            Blame.ENVIRONMENT,
-        ),
+        (f'failed to get sandbox image "x": {"failed to resolve reference: " * 20}not found', Blame.PRODUCT),
+        (f'failed to get sandbox image "x": {"failed to do request: " * 20}i/o timeout', Blame.ENVIRONMENT),
         ('plugin type="bridge" failed (add): no IP addresses available', Blame.ENVIRONMENT),
     ],
 )
