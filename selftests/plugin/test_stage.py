@@ -30,6 +30,13 @@ def test_only_the_wanted_and_what_they_need():
         closure(steps, ["x"])
 
 
+def test_an_observer_is_played_with_what_it_observes_and_only_then():
+    seen = Step("seen", dict, ("b",), observes=True)
+    steps = {s.name: s for s in (step("a"), step("b", "a"), step("c", "a"), seen)}
+    assert list(closure(steps, ["b"])) == ["a", "b", "seen"]
+    assert list(closure(steps, ["c"])) == ["a", "c"]
+
+
 def test_steps_that_don_t_need_each_other_overlap(tmp_path):
     both = threading.Barrier(2, timeout=5)
     steps = {
