@@ -295,7 +295,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "CatalogSource operatorhubio-catalog deleted",
-        {"olm/package": "PackageManifest gitlab-runner-operator: is not there|offers|has channels"},
+        {"olm/package": "PackageManifest gitlab-runner-operator is there: not so|offers|has channels"},
         deleted("operators.coreos.com/v1alpha1/CatalogSource", "operatorhubio-catalog", "olm"),
     ),
     Breakage(

@@ -10,12 +10,17 @@ from fixtures.olm import CATALOG_SOURCE, CRDS, CSV, NAMESPACE, PACKAGE_MANIFEST
 from fixtures.stack import Reached
 from fixtures.workloads import assert_rolled_out
 from harness.artifacts import Artifacts
+from harness.diagnose import Scope
 from harness.errors import EnvironmentProblem
 from harness.kube import Kube
 from harness.profile import Profile
 from harness.stack import StackContext
 from harness.stack.common import load_manifests
 from harness.stack.olm import refuse_second
+from harness.wait import wait_for
+
+LISTED_TIMEOUT_S = 60
+"""The package server asks the catalog for its packages once both are ready."""
 
 
 @pytest.mark.outcome("olm/crds", needs=["cluster/node-ready"])
@@ -70,9 +75,15 @@ def test_the_operator_is_on_offer(olm: Kube, profile: Profile) -> None:
     Seed, "Install Operator": operatorhub.io/install/stable/gitlab-runner-operator.yaml.
     """
     wish = profile.operator
-    package = expect.there(
-        olm.get(PACKAGE_MANIFEST, wish.package, wish.namespace), f"PackageManifest {wish.package}"
+    package = wait_for(
+        lambda: olm.get(PACKAGE_MANIFEST, wish.package, wish.namespace),
+        ready=lambda it: it is not None,
+        what=f"PackageManifest {wish.package} is there",
+        timeout_s=LISTED_TIMEOUT_S,
+        kube=olm,
+        about=[Scope(NAMESPACE)],
     )
+    assert package is not None  # ready() said so
     channels = {channel["name"]: channel for channel in package["status"]["channels"]}
     assert wish.channel in channels, f"{expect.ref(package)} has channels {sorted(channels)}"
     expect.fields(package, {"status.catalogSource": wish.catalog, "status.defaultChannel": wish.channel})

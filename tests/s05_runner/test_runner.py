@@ -19,6 +19,8 @@ from harness.wait import Watched, wait_for
 
 CONFIG_KEYS = ["check-live", "ci_server_url", "config.toml", "configure", "entrypoint", "register-runner"]
 HELPER = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images/gitlab-runner-helper-ocp"
+MADE_TIMEOUT_S = 30
+"""Seen: less than a second after the Runner was accepted."""
 GONE_TIMEOUT_S = 90
 """The pod's preStop unregisters first, and its grace period is 30 s."""
 
@@ -85,7 +87,15 @@ def test_the_config_map(runner: SeenRunner) -> None:
     Seed, "Running docker in a pod": "jh-gitlab-runner-runner-config DATA 6", and the four lines.
     """
     name = f"{runner.name}-runner-config"
-    found = expect.there(runner.kube.get("v1/ConfigMap", name, runner.namespace), f"ConfigMap {name}")
+    found = wait_for(
+        lambda: runner.kube.get("v1/ConfigMap", name, runner.namespace),
+        ready=lambda it: it is not None,
+        what=f"the operator has made ConfigMap {name}",
+        timeout_s=MADE_TIMEOUT_S,
+        kube=runner.kube,
+        watch=[Watched("v1/ConfigMap", runner.namespace, name)],
+    )
+    assert found is not None  # ready() said so
     keys = sorted(found["data"])
     assert keys == CONFIG_KEYS, f"ConfigMap {name} has keys {keys}"
     documented = (FILES / "default-config.toml").read_text().split()
