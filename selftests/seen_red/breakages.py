@@ -174,42 +174,6 @@ BREAKAGES: tuple[Breakage, ...] = (
         ),
     ),
     Breakage(
-        "a second OperatorGroup in the namespace",
-        {"operator/csv-succeeded": "TooManyOperatorGroups"},
-        created(
-            {
-                "apiVersion": "operators.coreos.com/v1",
-                "kind": "OperatorGroup",
-                "metadata": {"name": "second"},
-                "spec": {},
-            },
-            "operators",
-        ),
-    ),
-    Breakage(
-        "every service account may read metrics",
-        {"operator/metrics": "no permission: HTTP 200"},
-        created(
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": "metrics-for-everyone"},
-                "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io",
-                    "kind": "ClusterRole",
-                    "name": "gitlab-runner-metrics-reader",
-                },
-                "subjects": [
-                    {
-                        "apiGroup": "rbac.authorization.k8s.io",
-                        "kind": "Group",
-                        "name": "system:serviceaccounts",
-                    }
-                ],
-            }
-        ),
-    ),
-    Breakage(
         "the Runner's Secret with a token that starts with plrt-",
         {"runner/token": "the token starts with 'plrt-'"},
         plrt_token,
