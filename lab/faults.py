@@ -405,7 +405,7 @@ _RUNNER_AND_JOBS = (
         "docker-stopped",
         "the Docker engine on the node has ended, its socket is left",
         "docker-sock/build/succeeds",
-        # Without a daemon to do it, the client logs in by itself, and does not know the CA of the lab's registry.
+        # Without a daemon the client itself logs in, and does not know the CA of the lab's registry.
         r"is failed, script_failure: .*x509: certificate signed by unknown authority",
         Blame.PRODUCT,
         stack=(OnNode("kill -9 $(cat /run/docker.pid)"),),

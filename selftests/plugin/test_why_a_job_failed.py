@@ -15,7 +15,7 @@ ERROR: Job failed: command terminated with exit code 1
 """
 PULL = """Waiting for pod default/runner-x to be running, status is Pending
 WARNING: Failed to pull image with policy "": image pull failed: Back-off pulling image "docker:latest"
-ERROR: Job failed: prepare environment: waiting for pod running: pulling image "docker:latest": image pull failed
+ERROR: Job failed: prepare environment: waiting for pod running: pulling image "docker:latest"
 """
 
 
