@@ -104,7 +104,7 @@ def diagnose(kube: Kube, scopes: Iterable[Scope]) -> Diagnosis:
         if problem is not None and (found.problem is None or problem.terminal):
             found.problem = problem
         if found.problem is None:
-            found.problem = _problem_of_events(events)
+            found.problem = _problem_of_events(events, pods)
     return found
 
 
@@ -264,11 +264,15 @@ def _event_line(event: Object) -> str:
     )
 
 
-def _problem_of_events(events: Sequence[Object]) -> Problem | None:
+def _problem_of_events(events: Sequence[Object], pods: Sequence[Object]) -> Problem | None:
+    """The newest warning that still means something: what befell a pod that is ready by now is over."""
+    well = {pod["metadata"].get("uid") for pod in pods if _is_ready(pod)}
     warnings = [
         event
         for event in events
-        if event.get("type") == "Warning" and event.get("reason") not in _HARMLESS_WARNINGS
+        if event.get("type") == "Warning"
+        and event.get("reason") not in _HARMLESS_WARNINGS
+        and event.get("involvedObject", {}).get("uid") not in well
     ]
     if not warnings:
         return None
@@ -280,6 +284,11 @@ def _problem_of_events(events: Sequence[Object]) -> Problem | None:
         gone = _SANDBOX_IMAGE_GONE.search(whole)
         return Problem(line, Blame.PRODUCT if gone else Blame.ENVIRONMENT, terminal=repeated)
     return Problem(line, _blame_of_host(line))
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
 
 
 def _blame_of_host(text: str) -> Blame:

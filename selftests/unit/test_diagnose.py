@@ -236,3 +236,17 @@ def test_a_long_message_keeps_its_last_words() -> None:
     assert line.startswith("Warning Pod/p Failed: Failed to pull image")
     assert line.endswith(cause)
     assert len(line) == 400
+
+
+@pytest.mark.parametrize(("ready", "reason"), [("False", "it hurts"), ("True", None)])
+def test_what_befell_a_pod_that_is_ready_by_now_is_no_reason(ready: str, reason: str | None) -> None:
+    it = pod("")
+    it["status"]["conditions"] = [{"type": "Ready", "status": ready}]
+    kube = FakeKube()
+    objects = {"v1/Pod": [it], "v1/Event": [event("it hurts")]}
+    kube.list = lambda kind, *_, **__: objects[kind]  # type: ignore[method-assign]
+    found = diagnose(kube, [Scope("operators")])  # type: ignore[arg-type]
+    assert (found.problem.reason if found.problem else None) == (
+        "Warning Pod/p Failed: it hurts" if reason else None
+    )
+    assert any("it hurts" in line for line in found.events)
