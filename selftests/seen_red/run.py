@@ -74,7 +74,8 @@ def compare(red: str, what: str, entry: Mapping[str, Any], reason: str, blame: s
 
 def in_short(line: str) -> str:
     """A line as a cell of a table, without directories of this machine."""
-    flat = re.sub(r"(/[\w.+-]+){2,}/(?=[\w.+-]+)", "…/", re.sub(r"\s+", " ", line)).replace("|", "\\|")
+    flat = re.sub(r"\s+", " ", line).replace("|", "\\|")
+    flat = re.sub(r"(?<![\w.:/])(/[\w.+-]+){2,}/(?=[\w.+-]+)", "…/", flat)
     return flat if len(flat) <= ROW_CHARS else f"{flat[: ROW_CHARS - 1]}…"
 
 
