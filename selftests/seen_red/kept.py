@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.session import take_down
-from lab.fault_steps import copy_bundle
+from lab.fault_steps import copy_bundle, overwrite
 from selftests.seen_red.breakages import BREAKAGES
 from selftests.seen_red.run import compare, run_outcomes, test_of, told
 from selftests.seen_red.ways import Breakage, World, open_world
@@ -20,9 +20,8 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
         return []
     own, report = scratch / "bundle", scratch / "report"
     copy_bundle(bundle, own)
-    listing = (own / "bundle.toml").read_bytes()
-    (own / "bundle.toml").unlink()  # it is a link to the original's
-    (own / "bundle.toml").write_bytes(listing)
+    listing = own / "bundle.toml"
+    overwrite(listing, listing.read_bytes())  # breakages write in it, and it is a link to the original's
     complaints: list[str] = []
     try:
         whole = run_outcomes("tests", "--artifacts", str(own), "--keep", "--name", NAME, report=report)
@@ -36,7 +35,7 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
             except Exception as error:  # the others are still to be seen
                 complaints += told([f"{breakage.what}: {type(error).__name__}: {error}"])
     finally:
-        complaints += take_down(NAME)
+        complaints += told(take_down(NAME))
     return complaints
 
 
