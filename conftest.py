@@ -1,7 +1,7 @@
 """Loads the suite's plugins; the fixtures are one module a layer, in fixtures/."""
 
 pytest_plugins = (
-    "fixtures.plugin",
+    "fixtures.plugin.hooks",
     "fixtures.stack",
     "fixtures.cluster",
     "fixtures.cert_manager",
@@ -11,5 +11,5 @@ pytest_plugins = (
     "fixtures.runner",
     "fixtures.pipeline",
     "fixtures.second_cluster",
-    "fixtures.stack_world",
+    "fixtures.steps.stack",
 )

@@ -21,7 +21,7 @@ import gitlab
 import httpx
 
 from bench.machine import describe
-from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.embedded import EmbeddedGitLab
 
 RUNNERS = 50
 START_GOAL_S, REQUEST_GOAL_S, HAND_OUT_GOAL_S, MEMORY_GOAL_MIB = 1.0, 0.020, 0.200, 50.0

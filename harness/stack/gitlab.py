@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import EnvironmentProblem, UsageError
 from harness.gitlab.client import GitLabTarget, check
-from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.embedded import EmbeddedGitLab
 from harness.options import ProvisionOptions
 from harness.redact import register
 from harness.stack import Layer, StackContext

@@ -17,7 +17,6 @@ import yaml
 from harness.errors import HarnessError, ProductFailure
 from harness.gitlab.certificates import issue
 from harness.gitlab.client import GitLabTarget
-from harness.gitlab.embedded.registry_keys import ISSUER, SERVICE
 from harness.kube import Object
 from harness.stack import Layer, StackContext, gitlab
 from harness.stack.common import apply_all, deployments_ready, wait_deployment
@@ -27,6 +26,9 @@ NAMESPACE = "gitlab-registry"
 DEPLOYMENT = "registry"
 IMAGE = "docker.io/library/registry:2"
 PORT = 443
+ISSUER, SERVICE = "gitlab-issuer", "container_registry"
+"""What GitLab's tokens for a registry say of themselves: its defaults (`registry_issuer`, and the service of
+/jwt/auth), which a registry beside it must expect."""
 _STORAGE_LIMIT = "8Gi"
 _ANSWER_TIMEOUT_S = 10.0
 

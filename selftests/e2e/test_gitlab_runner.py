@@ -22,7 +22,7 @@ import pytest
 from harness.artifacts.bundle import Bundle
 from harness.cluster import ClusterOptions, K3sCluster
 from harness.gitlab.client import GitLabSession, GitLabTarget
-from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.embedded import EmbeddedGitLab
 
 STANDIN = Path(__file__).parents[2] / "lab" / "standins" / "gitlab_runner"
 NODE = os.environ.get("RUNNER_CONFORMANCE_NODE")

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from harness.gitlab.client import GitLabTarget, connect
-from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.embedded import EmbeddedGitLab
 from harness.redact import register
 from selftests.gitlab.runner_client import Runner
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.embedded import EmbeddedGitLab
 from selftests.gitlab.conftest import CI_FILE, Server, commit_to
 from selftests.gitlab.runner_client import Runner
 

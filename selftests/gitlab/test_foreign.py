@@ -23,7 +23,7 @@ def suite(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def foreign(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """URL and token file of a GitLab that runs by itself."""
-    argv = ["-m", "harness.gitlab.embedded", "--listen", "127.0.0.1:0", "--state", str(tmp_path / "state")]
+    argv = ["-m", "embedded_gitlab", "--listen", "127.0.0.1:0", "--state", str(tmp_path / "state")]
     process = subprocess.Popen([sys.executable, *argv], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -30,7 +30,7 @@ from harness.artifacts.storage import Storage, image_manifest
 from harness.errors import UsageError
 from harness.gitlab.certificates import issue
 from harness.gitlab.client import GitLabSession, GitLabTarget, connect
-from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.embedded import EmbeddedGitLab
 from harness.gitlab.registry_client import RegistryClient, StorageSource, copy_image
 from harness.redact import register
 from harness.stack.registry import configuration

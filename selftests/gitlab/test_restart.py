@@ -14,7 +14,7 @@ import pytest
 
 from harness.errors import EnvironmentProblem
 from harness.gitlab.client import GitLabTarget, connect
-from harness.gitlab.embedded.process import EmbeddedGitLab
+from harness.gitlab.embedded import EmbeddedGitLab
 from selftests.gitlab.conftest import CI_FILE, Server, commit_to
 from selftests.gitlab.runner_client import Runner
 from selftests.gitlab.test_bad_input import started_job

@@ -12,15 +12,15 @@ import json
 import pathlib
 import time
 import pytest
-from fixtures.outcomes import NotApplicable
-from fixtures.plugin import on_stage, stands_on
-from fixtures.stage import Step
-from fixtures.world import Headline
+from fixtures.plugin.outcomes import NotApplicable
+from fixtures.plugin.hooks import on_stage, stands_on
+from fixtures.steps.graph import Step
+from fixtures.plugin.provisioning import Headline
 from harness.errors import EnvironmentProblem, ProductFailure
 from harness.redact import Secret
 from harness.verdict import Component
 
-pytest_plugins = ("fixtures.plugin",)
+pytest_plugins = ("fixtures.plugin.hooks",)
 HERE = pathlib.Path(__file__).parent
 PLAN = json.loads((HERE / "play.json").read_text())
 SECRET = Secret("hunter2-hunter2")

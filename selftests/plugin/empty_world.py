@@ -32,11 +32,11 @@ import tenacity  # noqa: E402
 import fixtures.second_cluster  # noqa: E402
 import fixtures.stack  # noqa: E402
 import harness.gitlab.patient  # noqa: E402
-from fixtures.outcomes import Record  # noqa: E402
-from fixtures.plugin import RECORD  # noqa: E402
-from fixtures.scenes import scenes  # noqa: E402
-from fixtures.stage import Step  # noqa: E402
-from fixtures.world import Headline  # noqa: E402
+from fixtures.plugin.hooks import RECORD  # noqa: E402
+from fixtures.plugin.outcomes import Record  # noqa: E402
+from fixtures.plugin.provisioning import Headline  # noqa: E402
+from fixtures.steps.graph import Step  # noqa: E402
+from fixtures.steps.runner_setups import scenes  # noqa: E402
 from harness.kube import ExecResult, KindUnknown  # noqa: E402
 from harness.kube_errors import ApiError  # noqa: E402
 from harness.options import ProvisionOptions  # noqa: E402

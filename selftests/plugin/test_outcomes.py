@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from fixtures.catalogue import PAGE, declared, render
-from fixtures.outcomes import Spec
+from fixtures.plugin.catalogue import PAGE, declared, render
+from fixtures.plugin.outcomes import Spec
 from harness.verdict import Outcome, Status, resolve
 
 SECTIONS = [
@@ -56,4 +56,4 @@ def test_every_promise_names_the_seed_s_section(specs):
 
 
 def test_the_page_of_outcomes_is_what_the_tests_say(specs):
-    assert PAGE.read_text(encoding="utf-8") == render(specs), "run: python -m fixtures.catalogue"
+    assert PAGE.read_text(encoding="utf-8") == render(specs), "run: python -m fixtures.plugin.catalogue"

@@ -232,7 +232,7 @@ def test_what_a_test_raises_says_who_is_at_fault(play, raised, blame, code):
 def test_not_applicable_needs_a_reason_and_does_not_block(play):
     play.test(
         '''
-    from fixtures.outcomes import NotApplicable
+    from fixtures.plugin.outcomes import NotApplicable
 
     @outcome("a/first")
     def test_a(cluster):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fixtures.pod_recorder import _without_env
-from fixtures.scenes import FILES, SECRET, TAG, _manifests, scenes
+from fixtures.steps.pod_recorder import _without_env
+from fixtures.steps.runner_setups import FILES, SECRET, TAG, _manifests, scenes
 from harness.gitlab.client import GitLabTarget
 from harness.redact import Secret
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from fixtures.outcomes import NotApplicable
-from fixtures.stage import Stage, StageView, Step, closure
+from fixtures.plugin.outcomes import NotApplicable
+from fixtures.steps.graph import Stage, StageView, Step, closure
 from harness.errors import Blame, EnvironmentProblem, SuiteDefect
 from harness.verdict import Status
 

@@ -16,9 +16,9 @@ from harness.artifacts.bundle import REAL, Bundle, BundleError, BundleFile, Bund
 from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, ImageRef, Storage, sha256_file
 from harness.errors import HarnessError
 from harness.profile import PROFILES_DIR, load_profile
-from lab import faults
-from lab.fault_steps import Corrupt, Edit, FaultError, Patch, Stack, Withhold
-from lab.faults import FAULTS, REFUSED, Fault, Scene, inject
+from selftests.faults import catalogue as faults
+from selftests.faults.catalogue import FAULTS, REFUSED, Fault, Scene, inject
+from selftests.faults.steps import Corrupt, Edit, FaultError, Patch, Stack, Withhold
 
 FILES = {
     "files/k3s": "#!/bin/sh\necho k3s\n",

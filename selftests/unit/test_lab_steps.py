@@ -77,7 +77,9 @@ def change_content(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "times"), [(touch_later, 1), (make_executable, 2), (change_content, 2)], ids=lambda v: str(v)
+    ("change", "times"),
+    [(touch_later, 1), (make_executable, 2), (change_content, 2)],
+    ids=lambda v: getattr(v, "__name__", str(v)),
 )
 @pytest.mark.parametrize("whole_directory", [True, False])
 def test_sources_count_by_content(

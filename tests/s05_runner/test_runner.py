@@ -9,8 +9,8 @@ import pytest
 from fixtures import expect
 from fixtures.gitlab import GitLabTarget
 from fixtures.runner import SeenRunner
-from fixtures.scenes import FILES, SECRET
 from fixtures.stack import Reached
+from fixtures.steps.runner_setups import FILES, SECRET
 from fixtures.workloads import ready_column, restarts
 from harness.kube import Kube
 from harness.profile import Profile

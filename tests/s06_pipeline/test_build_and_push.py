@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.base_image import image_file
 from fixtures.pipeline import DAEMONLESS, DIND, DIND_TLS, DOCKER_SOCK, Build, Variant, param
-from fixtures.scenes import GREETING
+from fixtures.steps.base_image import image_file
+from fixtures.steps.runner_setups import GREETING
 
 NEEDS = ("runner/accepted", "cluster/dns")
 pytestmark = pytest.mark.parametrize(

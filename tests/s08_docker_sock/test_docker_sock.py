@@ -7,7 +7,7 @@ import pytest
 from fixtures import expect
 from fixtures.pipeline import DOCKER_SOCK, NO_DAEMON, Build, BuildMaker
 from fixtures.runner import SeenRunner
-from fixtures.scenes import CONFIG, FILES
+from fixtures.steps.runner_setups import CONFIG, FILES
 from harness.stack import StackContext
 
 SOCKET = "/var/run/docker.sock"

@@ -1,0 +1,132 @@
+"""``python -m embedded_gitlab``: the embedded GitLab, in the foreground until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from embedded_gitlab.app import CREDENTIALS_FILE, build, open_context
+from embedded_gitlab.settings import Settings
+
+_EPILOG = f"""
+The state directory holds everything: gitlab.sqlite3, repositories/, traces/, and
+  {CREDENTIALS_FILE}   0600: {{"username": "root", "token": "glpat-…"}}, made at the first start
+  registry-token.crt   what the registry must trust (auth.token.rootcertbundle); issuer gitlab-issuer,
+                       service container_registry, realm <external url>/jwt/auth
+Started again on the same directory it goes on where it was. When it listens it prints: listening on <url>
+"""
+
+
+class _Server(uvicorn.Server):
+    """Lets requests that are being held go as soon as a signal comes, so that the stop is quick."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: object) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Called in the signal handler."""
+        self._on_stop()  # type: ignore[operator]
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse arguments, serve, and return the exit code."""
+    options = _parser().parse_args(argv)
+    host, _, port = options.listen.rpartition(":")
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    listener = _bind(host.strip("[]"), int(port))
+    real_port = listener.getsockname()[1]
+    url = (options.external_url or f"http://{host}:{real_port}").rstrip("/")
+    settings = Settings(
+        external_url=url,
+        state_dir=Path(options.state),
+        registry_host=options.registry,
+        registry_url=options.registry_url,
+        registry_ca=Path(options.registry_ca) if options.registry_ca else None,
+        long_poll_s=options.long_poll,
+        trace_limit_mib=options.trace_limit_mib,
+        stuck_running_s=options.stuck_after,
+        timeout_grace_s=options.timeout_grace,
+        online_s=options.online_for,
+    )
+    context = open_context(settings)
+    config = uvicorn.Config(
+        build(context),
+        log_config=None,
+        access_log=options.log_level == "debug",
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=75,
+        server_header=False,
+        backlog=512,
+    )
+    server = _Server(config, context.queue.close)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if options.until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    print(f"listening on {url}", flush=True)
+    server.run(sockets=[listener])
+    return 0
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(512)
+    return listener
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m embedded_gitlab",
+        description="The part of GitLab that this chain touches, for users who have no GitLab to spare.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT", help="port 0 takes a free one")
+    parser.add_argument("--state", required=True, metavar="DIR", help="made if absent, mode 0700")
+    parser.add_argument("--external-url", metavar="URL", help="default: http://ADDRESS:PORT")
+    parser.add_argument(
+        "--registry", metavar="HOST[:PORT]", help="CI_REGISTRY; without it there is no registry"
+    )
+    parser.add_argument(
+        "--registry-url", metavar="URL", help="where the API reaches it; default https://HOST[:PORT]"
+    )
+    parser.add_argument("--registry-ca", metavar="FILE", help="CA of the registry; may appear later")
+    parser.add_argument(
+        "--long-poll", type=float, default=50.0, metavar="SECONDS", help="default 50, 0 = off"
+    )
+    parser.add_argument("--trace-limit-mib", type=int, default=100, metavar="MIB", help="default 100")
+    parser.add_argument("--stuck-after", type=float, default=3600.0, metavar="SECONDS",
+                        help="a running job without a word from its runner fails; default 3600")  # fmt: skip
+    parser.add_argument("--timeout-grace", type=float, default=900.0, metavar="SECONDS",
+                        help="how long after its timeout GitLab itself ends a job; default 900")  # fmt: skip
+    parser.add_argument("--online-for", type=float, default=7200.0, metavar="SECONDS",
+                        help="a runner is online for this long after a contact; default 7200")  # fmt: skip
+    parser.add_argument("--until-stdin-closes", action="store_true",
+                        help="end when standard input ends, as it does when the parent dies")  # fmt: skip
+    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

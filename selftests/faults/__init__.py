@@ -1,0 +1,1 @@
+"""See outcomes red on a real node, each for its own reason: ``python -m selftests.faults``."""

@@ -1,0 +1,49 @@
+"""Breakages of a kept stack: provisioned once, broken in one way after the other, and mended again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.session import take_down
+from selftests.faults.breakages import BREAKAGES
+from selftests.faults.run import compare, run_outcomes, test_of, told
+from selftests.faults.steps import copy_bundle, overwrite
+from selftests.faults.ways import Breakage, World, open_world
+
+NAME = "seen-red"
+
+
+def see(bundle: Path, scratch: Path, only: str) -> list[str]:
+    """Break, verify, undo; complaints about what was not red, or not for its reason."""
+    chosen = [b for b in BREAKAGES if any(only in it for it in (b.what, *b.red))]
+    if not chosen:
+        return []
+    own, report = scratch / "bundle", scratch / "report"
+    copy_bundle(bundle, own)
+    listing = own / "bundle.toml"
+    overwrite(listing, listing.read_bytes())  # breakages write in it, and it is a link to the original's
+    complaints: list[str] = []
+    try:
+        whole = run_outcomes("tests", "--artifacts", str(own), "--keep", "--name", NAME, report=report)
+        red = [it["id"] for it in whole.document.get("outcomes", ()) if it["status"] != "passed"]
+        if red or whole.code:
+            raise SystemExit(f"before anything was broken it ended with {whole.code}: {red}\n{whole.output}")
+        world = open_world(NAME)
+        for breakage in chosen:
+            try:
+                complaints += told(_see(breakage, world, report))
+            except Exception as error:  # the others are still to be seen
+                complaints += told([f"{breakage.what}: {type(error).__name__}: {error}"])
+    finally:
+        complaints += told(take_down(NAME))
+    return complaints
+
+
+def _see(breakage: Breakage, world: World, report: Path) -> list[str]:
+    with breakage.break_it(world):
+        ended = run_outcomes("--reuse", NAME, *map(test_of, breakage.red), report=report)
+    return [
+        complaint
+        for outcome, reason in breakage.red.items()
+        for complaint in compare(outcome, breakage.what, ended.entry(outcome), reason)
+    ]

@@ -1,0 +1,211 @@
+"""Slips: runs of a copy of this project in which a file of the seed says something else than it should.
+
+What a pipeline or a second cluster did can't be broken afterwards; so the files are wrong from the start.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fixtures.plugin.catalogue import ROOT
+from selftests.faults import strike
+from selftests.faults.run import compare, run_outcomes, test_of, told
+from selftests.faults.steps import BundleStep, Withhold, copy_bundle
+
+SUBSTITUTE = "docker.io/kubesphere/kube-rbac-proxy:v0.8.0"
+PRIVILEGED = "  [runners.kubernetes]\n    privileged = true\n"
+SOCKET = (
+    "    [runners.kubernetes.volumes]\n      [[runners.kubernetes.volumes.host_path]]\n"
+    '        name = "docker"\n        mount_path = "/var/run/docker.sock"\n'
+    '        host_path = "/var/run/docker.sock"\n'
+)
+
+
+@dataclass(frozen=True)
+class Slip:
+    """``file`` below the project has ``new`` for ``old``; ``red``: outcome → what its reason must say."""
+
+    what: str
+    red: Mapping[str, str]
+    file: str = ""
+    old: str = ""
+    new: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Slips that don't disturb each other, in one run; on a changed bundle, or struck while it goes on."""
+
+    slips: tuple[Slip, ...]
+    bundle: tuple[BundleStep, ...] = ()
+    strike: str = ""
+
+
+RUNS: tuple[Run, ...] = (
+    Run(
+        (
+            Slip(
+                "`privileged = true` in custom-config.toml",
+                {
+                    "docker-sock/build-pod": "the build container is privileged",
+                    "docker-sock/build/pod": r"privileged containers: \['build'",
+                },
+                "fixtures/files/custom-config.toml",
+                "  [runners.kubernetes]\n",
+                PRIVILEGED,
+            ),
+            Slip(
+                "`privileged = true` and docker.sock in the default Runner's config.toml",
+                {
+                    "daemonless/build/pod": r"privileged containers: \['build'",
+                    "daemonless/nothing-of-the-host": r"it mounts \['/var/run/docker\.sock'\]",
+                    "pipeline/seed-job-without-docker": "the job is success",
+                },
+                "fixtures/files/plain-config.toml",
+                "  [runners.kubernetes]\n",
+                PRIVILEGED + SOCKET,
+            ),
+            Slip(
+                "a second service in .gitlab-ci.yml",
+                {"pipeline/dind/pod": r"the pod has .*'svc-1'"},
+                "fixtures/files/gitlab-ci-dind.yml",
+                "    - docker:20.10.7-dind\n",
+                "    - docker:20.10.7-dind\n    - registry:2\n",
+            ),
+            Slip(
+                "a second service in .gitlab-ci.yml",
+                {"pipeline/dind-tls/pod": r"the pod has .*'svc-1'"},
+                "fixtures/files/gitlab-ci-dind-tls.yml",
+                "    - docker:20.10.7-dind\n",
+                "    - docker:20.10.7-dind\n    - registry:2\n",
+            ),
+            Slip(
+                "a Dockerfile whose RUN ends well where it should fail",
+                {"pipeline/failing-build": "success, success"},
+                "fixtures/files/Dockerfile.failing",
+                "exit 3",
+                "exit 0",
+            ),
+            Slip(
+                "the other job has the Runner's tag",
+                {"pipeline/other-tag": "the job is (running|success|failed)"},
+                "fixtures/files/gitlab-ci-other-tag.yml",
+                "not-jh",
+                "jh",
+            ),
+        )
+    ),
+    Run(
+        (
+            Slip(
+                "gcr.io can be reached from the second cluster",
+                {"kube-rbac-proxy/pull-fails": "kube-rbac-proxy can't be pulled: there is no hope"},
+                "fixtures/second_cluster.py",
+                'unreachable_registries=("gcr.io",)',
+                "unreachable_registries=()",
+            ),
+        ),
+    ),
+    Run(
+        (
+            Slip(
+                "the node that should have no Docker has it",
+                # It fails there too: the engine does not know the CA of the first cluster's registry.
+                {"docker-sock/node-without-docker": "the log lacks 'Cannot connect to the Docker daemon"},
+                "fixtures/second_cluster.py",
+                "docker_engine=False",
+                "docker_engine=True",
+            ),
+            Slip(
+                "`DOCKER_HOST` with the port of plain TCP, in the job with TLS",
+                {"pipeline/dind-tls/succeeds": "is failed, script_failure"},
+                "fixtures/files/gitlab-ci-dind-tls.yml",
+                "tcp://docker:2376",
+                "tcp://docker:2375",
+            ),
+        ),
+    ),
+    Run(
+        (
+            Slip(
+                f"{SUBSTITUTE} is in no registry",
+                {"kube-rbac-proxy/replaced": rf"{SUBSTITUTE}.*(ErrImagePull|ImagePullBackOff)"},
+            ),
+        ),
+        bundle=(Withhold(SUBSTITUTE),),
+    ),
+    Run(
+        (
+            Slip(
+                "an OLM that says Succeeded before the Deployment is available",
+                {"kube-rbac-proxy/csv-waits": "the CSV's phase is Succeeded"},
+            ),
+        ),
+        strike="hasty-csv",
+    ),
+)
+
+
+def see(bundle: Path, scratch: Path, only: str) -> list[str]:
+    """Make each run with its slips; complaints about what was not red, or not for its reason."""
+    complaints: list[str] = []
+    for number, run in enumerate(RUNS):
+        if any(only in it for slip in run.slips for it in (slip.what, *slip.red)):
+            complaints += told(_see(run, bundle, scratch / f"slips-{number}"))
+    return complaints
+
+
+def _see(run: Run, bundle: Path, scratch: Path) -> list[str]:
+    project, own = scratch / "project", scratch / "bundle"
+    scratch.mkdir()
+    copy_project(project)
+    for slip in run.slips:
+        if slip.file:
+            _edit(project / slip.file, slip.old, slip.new)
+    copy_bundle(bundle, own)
+    for step in run.bundle:
+        step.damage(own)
+    outcomes = [outcome for slip in run.slips for outcome in slip.red]
+    ended = run_outcomes(
+        *(["-p", strike.__name__] if run.strike else []),
+        "--artifacts",
+        str(own),
+        *map(test_of, outcomes),
+        report=scratch / "report",
+        project=project,
+        environment={strike.VARIABLE: run.strike} if run.strike else {},
+    )
+    if not ended.document:
+        return [f"{', '.join(outcomes)}: pytest ended with {ended.code}:\n{ended.output[-3000:]}"]
+    return [
+        complaint
+        for slip in run.slips
+        for outcome, reason in slip.red.items()
+        for complaint in compare(outcome, slip.what, ended.entry(outcome), reason)
+    ]
+
+
+def copy_project(target: Path) -> None:
+    """What git knows of this project, as it is in the working tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    if old not in text:
+        raise SystemExit(f"{path} does not contain {old!r}")
+    path.write_text(text.replace(old, new))

@@ -1,1 +1,0 @@
-"""See outcomes red on a real node, each for its own reason: ``python -m selftests.seen_red``."""
