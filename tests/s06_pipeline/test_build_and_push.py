@@ -20,12 +20,12 @@ pytestmark = pytest.mark.parametrize(
 
 @pytest.mark.outcome("{variant}/succeeds", needs=NEEDS)
 def test_the_job_succeeds(build: Build) -> None:
-    """The pipeline's job logs in to the project's registry, builds, pushes, and ends well.
+    """The pipeline's job shows the project's registry its credentials, builds, pushes, and ends well.
 
     Seed, "Testing the Runner": docker login, docker build, docker push; "the pipeline was successful".
     """
     build.succeeded()
-    build.assert_said("Login Succeeded")
+    build.assert_authenticated()
     assert build.pipeline.status == "success", f"the pipeline is {build.pipeline.status}"
 
 
