@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,17 @@ from harness.cluster import linux
 from harness.errors import EnvironmentProblem
 
 ROOT = Path("/sys/fs/cgroup")
-_NEEDED = {"cpu", "memory", "pids"}
+#: Without these kubelet or k3s refuses to start on v2 (kubelet's cgroup_manager_linux.go, k3s's pkg/cgroups).
+NEEDED = frozenset({"cpu", "cpuset", "memory", "pids"})
+#: Used where they are there.
+_USEFUL = frozenset({"io"})
+_PREFIX = "rc-"
+#: Holds the node's own processes: on v2 a group that has controllers for its children may hold none.
+_LEAF = "init"
+#: The same for the processes of a container whose root group has to be emptied for us.
+_CONTAINER_LEAF = "runner-conformance"
+#: On a node's directory: controllers that we enabled in the root for it, or found enabled by another node.
+_NOTE = "trusted.runner-conformance.enabled"
 _REMOVE_TIMEOUT_S = 10.0
 
 
@@ -64,35 +74,101 @@ def create(name: str) -> None:
             for file in ("cpuset.cpus", "cpuset.mems"):
                 (hierarchy.path / name / file).write_text((hierarchy.path / file).read_text())
     if not is_v1(mounted):
-        _delegate(ROOT)
+        _open_root(name)
 
 
-def _delegate(directory: Path) -> None:
-    """Hand all controllers of a v2 directory down to its children."""
-    available = set((directory / "cgroup.controllers").read_text().split())
-    if missing := _NEEDED - available:
+def _open_root(name: str) -> None:
+    """On v2, enable in the root what the node needs, and note on its directory what was not enabled before.
+
+    The note comes first: whoever removes the directory, after whatever happened, knows what to undo.
+    """
+    available = _words(ROOT / "cgroup.controllers")
+    if missing := NEEDED - available:
         raise EnvironmentProblem(
-            f"cgroup controllers {', '.join(sorted(missing))} are not available in {directory}",
-            "enable them for this system or container (systemd: Delegate=yes)",
+            f"cgroup controllers {', '.join(sorted(missing))} are not available in {ROOT}",
+            "enable them for this system or container (systemd: Delegate=yes; kernel: cgroup_enable=memory)",
         )
-    control = directory / "cgroup.subtree_control"
-    wanted = available - set(control.read_text().split())
-    for controller in sorted(wanted):
-        try:
-            control.write_text(f"+{controller}")
-        except OSError as error:
-            if controller in _NEEDED:
-                busy = " because processes live there" if error.errno == errno.EBUSY else ""
-                raise EnvironmentProblem(
-                    f"can't enable the cgroup controller {controller} in {directory}{busy}",
-                    "in a container: give it the host's cgroup namespace (--cgroupns=host)",
-                ) from error
+    wanted = ((NEEDED | _USEFUL) & available) - _words(ROOT / "cgroup.subtree_control")
+    os.setxattr(ROOT / name, _NOTE, " ".join(sorted(wanted | _noted())).encode())
+    try:
+        _enable(ROOT, wanted)
+    except OSError as error:
+        if error.errno != errno.EBUSY or not _is_container_root():
+            raise EnvironmentProblem(
+                f"can't enable cgroup controllers in {ROOT}: {error.strerror}",
+                "in a container: give it the host's cgroup namespace (--cgroupns=host)",
+            ) from error
+        _empty_root()
+        _enable(ROOT, wanted)
+
+
+def _is_container_root() -> bool:
+    """Whether the root that is seen here is a group among others: the real root has no type."""
+    return (ROOT / "cgroup.type").exists()
+
+
+def _empty_root() -> None:
+    """Move a container's processes out of its root group into a leaf, as docker's dind image does."""
+    leaf = ROOT / _CONTAINER_LEAF
+    leaf.mkdir(exist_ok=True)
+    _move(ROOT, leaf)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move the processes of one group to another, until none is left: they may fork meanwhile."""
+    deadline = time.monotonic() + _REMOVE_TIMEOUT_S
+    # 0 is a process that this PID namespace does not show; to write it would move the writer
+    while (pids := _words(source / "cgroup.procs") - {"0"}) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                (target / "cgroup.procs").write_text(pid)
+
+
+def _enable(directory: Path, controllers: Iterable[str]) -> None:
+    for controller in sorted(controllers):
+        (directory / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _close_root(noted: set[str]) -> None:
+    """Disable in the root what was enabled for nodes that are gone; what others use by now stays."""
+    for controller in sorted(noted - _noted()):
+        with suppress(OSError):
+            (ROOT / "cgroup.subtree_control").write_text(f"-{controller}")
+    leaf = ROOT / _CONTAINER_LEAF
+    if leaf.exists() and not any(ROOT.glob(f"{_PREFIX}*/")):
+        with suppress(OSError):  # a root that somebody else has enabled controllers in takes nobody back
+            _move(leaf, ROOT)
+            leaf.rmdir()
+
+
+def _noted(pattern: str = f"{_PREFIX}*") -> set[str]:
+    found: set[str] = set()
+    for directory in ROOT.glob(f"{pattern}/"):
+        with suppress(OSError):
+            found.update(os.getxattr(directory, _NOTE).decode().split())
+    return found
+
+
+def _words(file: Path) -> set[str]:
+    return set(file.read_text().split())
 
 
 def enter(name: str) -> None:
     """Move the calling process into the directory ``name`` of every hierarchy."""
     for hierarchy in hierarchies():
         (hierarchy.path / name / "cgroup.procs").write_text("0")
+
+
+def leave_root(name: str) -> None:
+    """On v2, move the calling process into a leaf below ``name``, which is the root of its cgroup namespace.
+
+    After that namespace was made, and before a process is made in a PID namespace: from inside that, its
+    parent could be moved no more.
+    """
+    if not is_v1(hierarchies()):
+        leaf = ROOT / name / _LEAF
+        leaf.mkdir(exist_ok=True)
+        (leaf / "cgroup.procs").write_text("0")
 
 
 def mount_own(name: str, staging: Path) -> None:
@@ -111,15 +187,10 @@ def mount_own(name: str, staging: Path) -> None:
         linux.bind(hierarchy.path / name, target)
 
 
-def settle_v2() -> None:
-    """On v2, leave the node's root: a group that has controllers for its children may hold no process."""
-    if is_v1(hierarchies()):
-        return
-    own = ROOT / "init"
-    own.mkdir(exist_ok=True)
-    for pid in (ROOT / "cgroup.procs").read_text().split():
-        (own / "cgroup.procs").write_text(pid)
-    _delegate(ROOT)
+def hand_down() -> None:
+    """On v2, enable in the node's own root all that it has.  Within the namespace.  Raises OSError."""
+    if not is_v1(hierarchies()):
+        _enable(ROOT, _words(ROOT / "cgroup.controllers"))
 
 
 def owned(prefix: str) -> Iterator[Path]:
@@ -131,15 +202,23 @@ def owned(prefix: str) -> Iterator[Path]:
 def processes(directory: Path) -> set[int]:
     """Ids of the processes in a group and all below it."""
     found: set[int] = set()
-    for file in directory.rglob("cgroup.procs"):
-        with suppress(FileNotFoundError, OSError):
-            found.update(int(line) for line in file.read_text().split())
+    for group, _, _ in os.walk(directory):  # passes over groups that vanish meanwhile
+        with suppress(OSError):
+            found.update(int(line) for line in (Path(group) / "cgroup.procs").read_text().split())
     return found
 
 
 def remove(name: str) -> list[Path]:
-    """Remove the directory ``name`` of every hierarchy; returns those that could not be."""
-    return [it.path / name for it in hierarchies() if not _remove_tree(it.path / name)]
+    """Remove the directory ``name`` of every hierarchy; returns those that could not be.
+
+    On v2 the root's controllers are then as before the first of our nodes came.
+    """
+    mounted = hierarchies()
+    noted = set() if is_v1(mounted) else _noted(name)
+    left = [it.path / name for it in mounted if not _remove_tree(it.path / name)]
+    if not left and not is_v1(mounted):
+        _close_root(noted)
+    return left
 
 
 def _remove_tree(top: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import yaml
 
-from harness.cluster import cgroups, keeper, links, linux, preflight
+from harness.cluster import cgroups, keeper, links, linux, logs, preflight
 from harness.cluster.node import DOCKER_ENDED
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
 from harness.cluster.record import Record
@@ -39,7 +39,6 @@ _DOCKER_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 40.0
 _POLL_S = 0.05
-_LOG_LINES = 25
 
 
 class K3sCluster:
@@ -173,7 +172,7 @@ class K3sCluster:
                 str(message.get("message", "the process that keeps the cluster ended at its start")),
                 str(message.get("hint", "")),
                 blame=Blame(message["blame"]) if "blame" in message else None,
-                evidence=str(message.get("evidence", "")) or _tail(self.state_dir / "keeper.log"),
+                evidence=str(message.get("evidence", "")) or logs.tail(self.state_dir / "keeper.log"),
             )
         self._record = Record.load(self.state_dir)
 
@@ -228,7 +227,7 @@ class K3sCluster:
     def _docker_listens(self) -> bool:
         ended = self.state_dir / DOCKER_ENDED
         if ended.exists():
-            log_lines = _tail(self.state_dir / "logs/dockerd.log").splitlines() or ["it said nothing"]
+            log_lines = logs.tail(self.state_dir / "logs/dockerd.log").splitlines() or ["it said nothing"]
             raise EnvironmentProblem(
                 f"the docker engine of {self._name} ended with status {ended.read_text()}: {log_lines[-1]}",
                 "the last lines of its log say why",
@@ -249,9 +248,10 @@ class K3sCluster:
                 reason = error.message
             self._give_up_if_ended()
             if time.monotonic() > deadline:
-                logs = "\n".join(filter(None, (self.log_tail(), _tail(self.state_dir / "logs/dockerd.log"))))
                 raise EnvironmentProblem(
-                    f"{what}: not so after {timeout_s:.0f} s: {reason}", "the logs say more", evidence=logs
+                    f"{what}: timed out after {timeout_s:.0f} s: {reason}",
+                    "the logs say more",
+                    evidence=self._logs("dockerd"),
                 )
             time.sleep(_POLL_S)
 
@@ -320,9 +320,13 @@ class K3sCluster:
         if done.returncode:
             raise EnvironmentProblem(f"the node can't import {archive}", evidence=done.stderr)
 
-    def log_tail(self, lines: int = _LOG_LINES) -> str:
+    def _logs(self, other: str) -> str:
+        tails = (self.log_tail(), logs.tail(self.state_dir / f"logs/{other}.log"))
+        return "\n".join(it for it in tails if it)
+
+    def log_tail(self) -> str:
         """The last lines of k3s's log."""
-        return _tail(self.state_dir / "logs/k3s.log", lines)
+        return logs.tail(self.state_dir / "logs/k3s.log")
 
 
 def server_arguments(options: ClusterOptions, version: str) -> list[str]:
@@ -412,10 +416,3 @@ def _read_message(stream: IO[bytes]) -> dict[str, Any]:
     line = stream.readline()
     message: dict[str, Any] = json.loads(line) if line else {}
     return message
-
-
-def _tail(path: Path, lines: int = _LOG_LINES) -> str:
-    try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return ""

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from harness.artifacts.registry_server import RegistryServer, free_port
-from harness.cluster import cgroups, dns, links, linux, nat, node, registries
+from harness.cluster import cgroups, dns, links, linux, logs, nat, node, registries
 from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem, HarnessError
 
@@ -58,13 +59,22 @@ class Keeper:
         except _Stop:
             return 0
         except HarnessError as error:
-            self._tell({"event": "failed", "message": error.message, "hint": error.hint,
-                        "evidence": error.evidence, "blame": error.blame.value})  # fmt: skip
-            return error.exit_code
+            return self._fail(error)
+        except Exception as error:  # from netlink, the file system, a firewall: whoever waits must be told
+            what = f"what the node needs on this host can't be made: {error or type(error).__name__}"
+            return self._fail(EnvironmentProblem(what, evidence=traceback.format_exc()))
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._clean_up()
         return 0
+
+    def _fail(self, error: HarnessError) -> int:
+        """Tell the starter, and whoever looks later."""
+        self._record.ended = error.message
+        self._record.save(self._state_dir)
+        self._tell({"event": "failed", "message": error.message, "hint": error.hint,
+                    "evidence": error.evidence, "blame": error.blame.value})  # fmt: skip
+        return error.exit_code
 
     def _start(self) -> None:
         record = self._record
@@ -94,9 +104,10 @@ class Keeper:
             nat.Nat(record.run_id, record.link, subnet.network).open()
         self._serve_images(subnet)
         os.write(go, b"g")
-        record.node = int(self._expect("started")["pid"])
+        record.node = int(self._expect("forked")["pid"])
         record.node_ticks = linux.start_ticks(record.node)
         record.save(self._state_dir)
+        self._expect("started")
         self._tell({"event": "started"})
 
     def _serve_images(self, subnet: links.Subnet) -> None:
@@ -180,7 +191,10 @@ class Keeper:
                     raise EnvironmentProblem(
                         str(message["message"]), evidence=str(message.get("evidence", ""))
                     )
-                self._record.ended = f"k3s ended by itself with status {message.get('status', 'unknown')}"
+                cause = logs.cause(self._state_dir / "logs/k3s.log")
+                self._record.ended = f"k3s ended by itself with status {message.get('status', 'unknown')}" + (
+                    f": {cause}" if cause else ""
+                )
                 self._record.save(self._state_dir)
                 return
             if not os.read(sys.stdin.fileno(), 4096):

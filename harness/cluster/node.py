@@ -91,6 +91,7 @@ def enter_namespaces(spec: NodeSpec) -> None:
         | linux.CLONE_NEWIPC
         | linux.CLONE_NEWCGROUP
     )
+    cgroups.leave_root(spec.cgroup)
 
 
 def run_first_process(spec: NodeSpec, report: Callable[[dict[str, Any]], None]) -> int:
@@ -100,11 +101,12 @@ def run_first_process(spec: NodeSpec, report: Callable[[dict[str, Any]], None]) 
         linux.set_hostname(spec.name)
         _build_view(spec)
         links.configure_inside(links.Subnet(spec.subnet))
-        cgroups.settle_v2()
+        cgroups.hand_down()
     except Exception as error:
         report({"event": "failed", "message": f"the node's namespaces can't be set up: {error}",
                 "evidence": traceback.format_exc()})  # fmt: skip
         return 1
+    report({"event": "started"})
     first = _FirstProcess(spec)
     status = first.run()
     report({"event": "exited", "status": status})
@@ -347,15 +349,18 @@ def main_in_child(spec: NodeSpec, to_keeper: int, from_keeper: int) -> None:
     report({"event": "entered"})
     if os.read(from_keeper, 1) != b"g":
         os._exit(1)
+    announced, announce = os.pipe()
     first = os.fork()
     if first == 0:
         linux.die_with_parent()
         code = 1
         try:
+            os.read(announced, 1)  # what it says comes after what is said of it
             code = run_first_process(spec, report)
         finally:
             sys.stderr.flush()
             os._exit(code & 0xFF)
-    report({"event": "started", "pid": first})
+    report({"event": "forked", "pid": first})
+    os.write(announce, b"g")
     _, status = os.waitpid(first, 0)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)

@@ -114,11 +114,14 @@ def _has_filesystem(kind: str) -> bool:
 
 
 def k3s_version(program: Path) -> str:
-    """The version that ``k3s --version`` prints (``v1.28.5+k3s1``); EnvironmentProblem if it is no k3s."""
+    """The version that ``k3s --version`` prints (``v1.28.5+k3s1``); EnvironmentProblem if it is no k3s.
+
+    It prints the name that it was called by: "k3s version …" only where the file is called k3s.
+    """
     if not program.is_file():
         raise EnvironmentProblem(f"there is no k3s at {program}", "check --artifacts")
     output = _run([str(program), "--version"])
-    found = re.match(r"k3s version (v\S+)", output)
+    found = re.match(r".+ version (v\d+\.\d+\S*) \(\w*\)", output)
     if not found:
         first = output.strip().partition("\n")[0][:120]
         raise EnvironmentProblem(

@@ -253,9 +253,13 @@ class TestPreflight:
         with pytest.raises(EnvironmentProblem, match="there is no k3s at"):
             preflight.k3s_version(tmp_path / "none")
 
-    def test_the_version_is_read(self, program: Callable[[str], Path]) -> None:
-        path = program("echo 'k3s version v1.28.5+k3s1 (5b2d1271)'; echo 'go version go1.20.12'")
-        assert preflight.k3s_version(path) == "v1.28.5+k3s1"
+    @pytest.mark.parametrize("name", ["k3s", "ff34ea10b5ba"])
+    def test_the_version_is_read_whatever_the_file_is_called(
+        self, program: Callable[[str], Path], name: str
+    ) -> None:
+        prints = """echo "$(basename "$0") version v1.28.5+k3s1 (5b2d1271)"; echo 'go version go1.20.12'"""
+        path = program(prints)
+        assert preflight.k3s_version(path.rename(path.with_name(name))) == "v1.28.5+k3s1"
 
     def test_flags_are_looked_up_whole(self, program: Callable[[str], Path]) -> None:
         path = program("echo '   --disable value'")

@@ -173,9 +173,11 @@ def packed(tmp_path: Path) -> Path:
     return out
 
 
-def test_the_packed_file_tells_its_version_as_k3s_does(packed: Path) -> None:
-    done = subprocess.run([packed, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == "k3s version v1.28.15+lab1 (0a1b2c3d)\ngo version go1.26.6\n"
+@pytest.mark.parametrize("name", ["k3s", "ff34ea10"])
+def test_the_packed_file_tells_its_version_as_k3s_does(packed: Path, name: str) -> None:
+    program = packed.rename(packed.with_name(name))
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{name} version v1.28.15+lab1 (0a1b2c3d)\ngo version go1.26.6\n"
 
 
 def test_it_unpacks_once_and_becomes_kubectl_with_the_nodes_kubeconfig(packed: Path, tmp_path: Path) -> None:

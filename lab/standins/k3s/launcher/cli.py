@@ -31,7 +31,7 @@ def main() -> None:
     try:
         if command in {"--version", "-v"}:
             me = payload.identity()
-            print(f"k3s version {me.version} ({me.commit})\ngo version {me.go}")
+            print(f"{name} version {me.version} ({me.commit})\ngo version {me.go}")
         elif command == "server":
             _server(rest)
         elif command in {"kubectl", "ctr", "crictl"}:
