@@ -61,6 +61,15 @@ def doctor(
     raise typer.Exit(EXIT_OK if all(it.ok or it.optional for it in findings) else EXIT_ENVIRONMENT)
 
 
+@app.command(epilog="Example: runner-conformance versions")
+def versions() -> None:
+    """Say which release of each component is newest; offline, what is known and from when."""
+    from harness.versions.online import newest
+
+    for line in newest():
+        console.print(str(line))
+
+
 @app.command(epilog="Example: runner-conformance up --keep --name demo")
 def up(
     profile: Annotated[str, typer.Option(help="Profile by name, or a TOML file.")] = "seed",

@@ -44,6 +44,7 @@ class Plan:
             lines.append(f"Stand-ins   {', '.join(self.rehearsal)} (not the real programs)")
         lines.append(f"Artifacts   {self.artifacts.source}")
         lines += _block("Versions", self.version_lines())
+        lines += [f"Note        {note}" for note in self.profile.notes]
         lines.append(f"Cluster     {self._cluster()}")
         lines.append(f"GitLab      {self._gitlab()}")
         lines.append(f"Layers      {', '.join(self.layers)}")

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.versions import checks, facts
 
 PROFILES_DIR = Path(__file__).resolve().parent.parent / "profiles"
-
-MINIMUM_KUBERNETES = (1, 21, 1)
-MINIMUM_CERT_MANAGER = (1, 7, 1)
-"""Both are prerequisites that the seed names in its introduction."""
 
 _PRERELEASE = r"(-(alpha|beta|rc)\.?\d+)?"
 _FORMS: Mapping[str, tuple[str, str]] = {
@@ -54,9 +51,11 @@ _FIELDS: Mapping[str, frozenset[str]] = {
         }
     ),
     "runner": frozenset({"version"}),
-    "daemonless": frozenset({"builder"}),
+    "jobs": frozenset({"docker", "dind"}),
+    "daemonless": frozenset({"builder", "image"}),
 }
 _BUILDERS = ("kaniko", "buildah")
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,21 @@ class OperatorWish:
 
 
 @dataclass(frozen=True)
+class JobImages:
+    """Images of the jobs that build with docker: the command line's, and the docker-dind service's."""
+
+    docker: str
+    dind: str
+
+    def __str__(self) -> str:
+        return f"{self.docker} with {self.dind}"
+
+
+HOW_TO_PAIR = JobImages("docker:latest", "docker:20.10.7-dind")
+"""As the how-to's .gitlab-ci.yml writes it; what `latest` is depends on the day."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """The versions to verify."""
 
@@ -90,7 +104,14 @@ class Profile:
     operator: OperatorWish
     runner: str
     image_substitutions: Mapping[str, str]
+    jobs: JobImages
     daemonless: str
+    daemonless_image: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of these versions, though it forbids nothing."""
+        return checks.notes(self)
 
     def as_provided(self, versions: Mapping[str, str]) -> Profile:
         """The profile to install with: where artifacts provide another operator or Runner than was asked for
@@ -126,24 +147,29 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, str | None] |
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from None
     _check_fields(data, path)
-    for name, value in (overrides or {}).items():
-        if value is None:
-            continue
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name, value in given.items():
         if name not in _WHERE:
             raise UsageError(f"nothing in a profile is called {name!r}", f"there are {', '.join(_WHERE)}")
         table, field = _WHERE[name]
         data[table][field] = value
+    if "operator" in given and "runner" not in given:
+        data["runner"]["version"] = _shipped_runner(given["operator"], data["runner"]["version"])
     profile = _build(data, path)
     _check_versions(profile)
     return profile
 
 
-def version_tuple(version: str) -> tuple[int, ...]:
-    """``v1.28.5+k3s1`` → (1, 28, 5); what follows the three numbers doesn't count."""
-    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
-    if match is None:
-        raise UsageError(f"{version!r} is no version", "a version has three numbers, such as 1.28.5")
-    return tuple(int(part) for part in match.groups())
+def _shipped_runner(operator: str, of_profile: str) -> str:
+    """The Runner that another operator than the profile's brings along."""
+    if operator in facts.SHIPPED_RUNNER:
+        return facts.SHIPPED_RUNNER[operator]
+    if not re.fullmatch(_FORMS["operator"][0], operator):
+        return of_profile  # the operator's version is refused later, with its own words
+    raise UsageError(
+        f"which Runner operator {operator} ships is not known here",
+        "name it with --runner-version; the description on OperatorHub.io says it",
+    )
 
 
 def available() -> list[str]:
@@ -190,6 +216,9 @@ def _build(data: Mapping[str, Any], path: Path) -> Profile:
         raise UsageError(f"{path}: operator.approval is {wish['approval']!r}", "it is Manual or Automatic")
     if data["daemonless"]["builder"] not in _BUILDERS:
         raise UsageError(f"{path}: daemonless.builder is unknown", f"it is one of {', '.join(_BUILDERS)}")
+    for image in (*data["jobs"].values(), data["daemonless"]["image"]):
+        if not _IMAGE.fullmatch(image):
+            raise UsageError(f"{path}: {image!r} is no image", "write it as in .gitlab-ci.yml: docker:25.0.0")
     return Profile(
         name=str(data.get("name", path.stem)),
         title=str(data.get("title", "")),
@@ -208,7 +237,9 @@ def _build(data: Mapping[str, Any], path: Path) -> Profile:
         ),
         runner=data["runner"]["version"],
         image_substitutions=dict(images),
+        jobs=JobImages(**data["jobs"]),
         daemonless=data["daemonless"]["builder"],
+        daemonless_image=data["daemonless"]["image"],
     )
 
 
@@ -219,24 +250,7 @@ def _check_versions(profile: Profile) -> None:
             raise UsageError(
                 f"{version!r} is no version of {component}", f"write it as its releases do: {example}"
             )
-    kubernetes = version_tuple(profile.k3s)
-    if kubernetes < MINIMUM_KUBERNETES:
-        raise UsageError(
-            f"{profile.k3s} is too old: the operator needs Kubernetes 1.21.1 or newer (seed, introduction)",
-            "choose a newer --k3s-version",
-        )
-    if version_tuple(profile.cert_manager) < MINIMUM_CERT_MANAGER:
-        raise UsageError(
-            f"cert-manager {profile.cert_manager} is too old: the operator needs 1.7.1 (seed, introduction)",
-            "choose a newer --cert-manager-version",
-        )
-    wanted = profile.operator.minimum_kubernetes
-    if kubernetes < version_tuple(wanted):
-        raise UsageError(
-            f"operator {profile.operator.version} needs Kubernetes {wanted} (its minKubeVersion), "
-            f"{profile.k3s} is older",
-            "choose a newer --k3s-version or an older --operator-version",
-        )
+    checks.refuse_conflicts(profile)
     if profile.operator.approval == "Automatic" and profile.operator.version:
         _refuse_automatic(profile)
 

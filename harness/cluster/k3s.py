@@ -340,7 +340,6 @@ def server_arguments(options: ClusterOptions, version: str) -> list[str]:
         "--tls-san={node_ip}",
         f"--disable={','.join(_DISABLED)}",
         "--disable-network-policy",  # needs ipset in the kernel; nothing in the chain uses network policies
-        "--disable-helm-controller",
         "--flannel-backend=host-gw",  # one node: no tunnel, so no vxlan in the kernel either
         # conntrack's limits belong to the first network namespace; elsewhere kube-proxy can't set them
         "--kube-proxy-arg=conntrack-max-per-core=0",
@@ -353,10 +352,10 @@ def server_arguments(options: ClusterOptions, version: str) -> list[str]:
     ]
     if minor >= 35 and cgroups.is_v1(cgroups.hierarchies()):
         arguments.append("--kubelet-arg=fail-cgroupv1=false")  # kubelet refuses cgroup v1 from 1.35 on
-    if options.air_gapped and preflight.understands(options.k3s, "--disable-default-registry-endpoint"):
-        arguments.append(
-            "--disable-default-registry-endpoint"
-        )  # a missing image is missing, not "no such host"
+    optional = ["--disable-helm-controller"]
+    if options.air_gapped:  # a missing image is missing, not "no such host"
+        optional.append("--disable-default-registry-endpoint")
+    arguments += [flag for flag in optional if preflight.understands(options.k3s, flag)]
     if _filesystem(options.state_dir) in _OVERLAYFS_MAGIC_NAMES:
         arguments.append("--snapshotter=native")  # overlayfs can't be layered over overlayfs
     return [*arguments, *(it.replace("{", "{{").replace("}", "}}") for it in options.extra_args)]

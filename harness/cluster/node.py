@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -314,10 +315,11 @@ class _FirstProcess:
 def with_restricted_oom_score(config: str) -> str:
     """containerd's configuration with ``restrict_oom_score_adj = true`` in its CRI section, as a Go template.
 
-    The section is ``io.containerd.grpc.v1.cri`` in version 2, ``io.containerd.cri.v1.runtime`` in version 3.
+    The section is ``cri`` in version 1 (which has no line that says so), ``io.containerd.grpc.v1.cri`` in
+    version 2, ``io.containerd.cri.v1.runtime`` in version 3.
     """
-    names = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
-    sections = [f"[plugins.{quote}{name}{quote}]" for name in names for quote in ('"', "'")]
+    names = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "cri")
+    sections = [f"[plugins.{quote}{name}{quote}]" for name in names for quote in ('"', "'", "")]
     lines, done = [], False
     for line in config.replace("{{", '{{"{{"}}').splitlines():
         if line.strip().startswith("restrict_oom_score_adj"):
@@ -327,8 +329,9 @@ def with_restricted_oom_score(config: str) -> str:
             lines.append("  restrict_oom_score_adj = true")
             done = True
     if not done:
-        name = sections[2 if "version = 3" in config else 0]
-        lines += ["", name, "  restrict_oom_score_adj = true"]
+        version = re.search(r"^version = (\d)", config, re.MULTILINE)
+        name = {"2": names[0], "3": names[1]}.get(version[1] if version else "", names[2])
+        lines += ["", f'[plugins."{name}"]', "  restrict_oom_score_adj = true"]
     return "\n".join(lines) + "\n"
 
 

@@ -109,6 +109,14 @@ class TestServerArguments:
         assert flag in k3s_module.server_arguments(air_gapped, "v1.30.1+k3s1")
         assert flag not in k3s_module.server_arguments(make(), "v1.30.1+k3s1")
 
+    def test_a_k3s_that_refuses_the_flag_is_not_given_it(
+        self, make: Callable[..., ClusterOptions], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flag = "--disable-helm-controller"
+        assert flag in k3s_module.server_arguments(make(), "v1.28.5+k3s1")
+        monkeypatch.setattr(preflight, "understands", lambda _program, asked: asked != flag)
+        assert flag not in k3s_module.server_arguments(make(), "v1.21.2+k3s1")
+
     def test_addresses_are_put_in_later_and_braces_of_the_user_survive(
         self, make: Callable[..., ClusterOptions]
     ) -> None:
@@ -207,6 +215,12 @@ class TestContainerdTemplate:
     def test_a_missing_section_is_made(self) -> None:
         lines = node.with_restricted_oom_score("version = 2\n").splitlines()
         assert lines[-2:] == ['[plugins."io.containerd.grpc.v1.cri"]', "  restrict_oom_score_adj = true"]
+
+    def test_containerd_s_first_version_of_the_file(self) -> None:
+        """k3s 1.21's; containerd ignores a section of version 2 in it."""
+        lines = node.with_restricted_oom_score("[plugins.cri]\n  x = 1\n").splitlines()
+        assert lines == ["[plugins.cri]", "  restrict_oom_score_adj = true", "  x = 1"]
+        assert node.with_restricted_oom_score("[plugins.opt]\n").splitlines()[-2] == '[plugins."cri"]'
 
     def test_an_earlier_value_is_replaced_and_template_braces_are_kept(self) -> None:
         config = '[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = false\n  y = "{{"\n'

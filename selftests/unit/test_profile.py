@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.profile import PROFILES_DIR, available, load_profile, version_tuple
+from harness.profile import PROFILES_DIR, available, load_profile
+from harness.versions import version_tuple
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:

@@ -10,7 +10,7 @@ from fixtures import expect
 from fixtures.cluster import NodeShell, RunPod, wait_for_dns
 from fixtures.stack import Reached
 from harness.kube import Kube, Object
-from harness.profile import MINIMUM_KUBERNETES
+from harness.versions.checks import MINIMUM_KUBERNETES
 from harness.wait import Watched, wait_for
 
 ROLES_TIMEOUT_S = 30

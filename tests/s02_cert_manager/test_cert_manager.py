@@ -15,9 +15,9 @@ from fixtures.cluster import refused_with
 from fixtures.stack import Reached
 from fixtures.workloads import assert_rolled_out, image_tags, pods_of
 from harness.kube import Kube, Object
-from harness.profile import MINIMUM_CERT_MANAGER
 from harness.stack import StackContext
 from harness.stack.cert_manager import DEPLOYMENTS, NAMESPACE
+from harness.versions.checks import MINIMUM_CERT_MANAGER
 from harness.wait import Watched, wait_for
 
 CRDS = (

@@ -1,0 +1,7 @@
+"""Versions as data: what differs between them, which are known, and which go together."""
+
+from __future__ import annotations
+
+from harness.versions.table import Fact, Releases, Row, version_tuple
+
+__all__ = ["Fact", "Releases", "Row", "version_tuple"]
