@@ -25,7 +25,7 @@ class Plan:
 
     @property
     def rehearsal(self) -> tuple[str, ...]:
-        """Components played by stand-ins."""
+        """Components that are stand-ins."""
         return self.artifacts.rehearsal
 
     def version_lines(self) -> list[str]:

@@ -123,7 +123,7 @@ class Run:
 
     @property
     def rehearsal(self) -> tuple[str, ...]:
-        """Names of the components that a stand-in played."""
+        """Names of the components that are stand-ins."""
         return tuple(c.name for c in self.components if c.provenance != "real")
 
     @property

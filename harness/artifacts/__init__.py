@@ -32,7 +32,7 @@ class Artifacts(Protocol):
 
     @property
     def rehearsal(self) -> tuple[str, ...]:
-        """Components played by stand-ins, sorted; empty for the real thing."""
+        """Components that are stand-ins, sorted; empty for the real thing."""
 
     @property
     def versions(self) -> Mapping[str, str]:

@@ -99,7 +99,7 @@ def statuses(document: dict[str, Any]) -> dict[str, str]:
 def test_a_stack_that_was_there_is_verified_and_stays_as_it_was(
     host: Host, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its GitLab plays the user's own: named by URL, token and CA, with a registry that the CA signed."""
+    """Its GitLab is named as a user's own: by URL, token and CA, with a registry that the CA signed."""
     host.up("theirs", bundle_dir)
     monkeypatch.setenv(HOME_VARIABLE, str(host.home))
     theirs = attach("theirs")

@@ -36,10 +36,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @dataclass(frozen=True)
-class World:
+class RegisteredRunner:
     session: GitLabSession
     runner_id: int
-    registered: subprocess.CompletedProcess[str]
+    command: subprocess.CompletedProcess[str]
 
 
 def runner_command(*arguments: str) -> list[str]:
@@ -71,9 +71,9 @@ def node(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def world(node: K3sCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def registered(node: K3sCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegisteredRunner]:
     """A GitLab on the host side of the node, and a runner that has registered and runs."""
-    directory = tmp_path_factory.mktemp("world")
+    directory = tmp_path_factory.mktemp("registered")
     config, environment = directory / "config.toml", {**os.environ, "KUBECONFIG": str(node.kubeconfig)}
     with EmbeddedGitLab(node.host_ip, directory / "gitlab", long_poll_s=5) as process:
         target = GitLabTarget(process.url, process.token, embedded=True)
@@ -92,7 +92,7 @@ def world(node: K3sCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                     runner_command("run", "--config", str(config)), env=environment, stdout=log, stderr=log
                 )
             try:
-                yield World(session, made.id, registered)
+                yield RegisteredRunner(session, made.id, registered)
             finally:
                 runner.terminate()
                 runner.wait(30)
@@ -100,11 +100,11 @@ def world(node: K3sCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def run_job(world: World) -> Callable[..., tuple[Any, str]]:
+def run_job(registered: RegisteredRunner) -> Callable[..., tuple[Any, str]]:
     """Commit a pipeline with one job, follow it; the job and its log."""
 
     def run(content: str, act: Callable[[Any], None] = lambda pipeline: None) -> tuple[Any, str]:
-        session = world.session
+        session = registered.session
         session.commit_files({".gitlab-ci.yml": content.replace("TAG", TAG)}, "Job")
         pipeline = session.start_pipeline()
         act(pipeline)
@@ -115,27 +115,29 @@ def run_job(world: World) -> Callable[..., tuple[Any, str]]:
     return run
 
 
-def wait_for_log(world: World, pipeline: Any, text: str) -> Any:
+def wait_for_log(registered: RegisteredRunner, pipeline: Any, text: str) -> Any:
     """Wait until the log of the pipeline's job holds ``text``."""
     end = time.monotonic() + JOB_S
     while True:
-        job = world.session.jobs(pipeline)[0]
-        if text in (log := world.session.trace(job)):
-            return world.session.project().jobs.get(job.id)
+        job = registered.session.jobs(pipeline)[0]
+        if text in (log := registered.session.trace(job)):
+            return registered.session.project().jobs.get(job.id)
         assert time.monotonic() < end, f"{text!r} is not in the log of a {job.status} job:\n{log}"
         time.sleep(1)
 
 
-def test_registers_and_appears_online(world: World) -> None:
-    assert world.registered.returncode == 0, world.registered.stderr
+def test_registers_and_appears_online(registered: RegisteredRunner) -> None:
+    assert registered.command.returncode == 0, registered.command.stderr
     end = time.monotonic() + 60
-    while world.session.runner_status(world.runner_id) != "online":
+    while registered.session.runner_status(registered.runner_id) != "online":
         assert time.monotonic() < end
         time.sleep(0.5)
 
 
-def test_service_and_masked_variable(world: World, run_job: Callable[..., tuple[Any, str]]) -> None:
-    world.session.set_variable("PASSWORD", "sesame-open-1234", masked=True)
+def test_service_and_masked_variable(
+    registered: RegisteredRunner, run_job: Callable[..., tuple[Any, str]]
+) -> None:
+    registered.session.set_variable("PASSWORD", "sesame-open-1234", masked=True)
     job, log = run_job(
         "build:\n  image: alpine:latest\n  tags: [TAG]\n"
         "  services:\n"
@@ -152,14 +154,14 @@ def test_service_and_masked_variable(world: World, run_job: Callable[..., tuple[
     assert "the password is [MASKED]" in log
     assert "sesame-open-1234" not in log
     assert "it has 16 characters" in log
-    assert job.runner["id"] == world.runner_id
+    assert job.runner["id"] == registered.runner_id
 
 
-def test_cancel(world: World, run_job: Callable[..., tuple[Any, str]]) -> None:
+def test_cancel(registered: RegisteredRunner, run_job: Callable[..., tuple[Any, str]]) -> None:
     """The script stops, and the job stays canceled."""
 
     def cancel(pipeline: Any) -> None:
-        wait_for_log(world, pipeline, "tick 3").cancel()
+        wait_for_log(registered, pipeline, "tick 3").cancel()
 
     job, log = run_job(
         "build:\n  image: alpine:latest\n  tags: [TAG]\n  script:\n"
@@ -167,7 +169,7 @@ def test_cancel(world: World, run_job: Callable[..., tuple[Any, str]]) -> None:
         cancel,
     )
     time.sleep(8)  # the runner's last words would come now
-    assert world.session.project().jobs.get(job.id).status == "canceled"
+    assert registered.session.project().jobs.get(job.id).status == "canceled"
     assert "tick 100" not in log
 
 

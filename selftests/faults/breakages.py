@@ -221,10 +221,10 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "an object of the deleted Runner that nobody removes",
-        {"runner/deleted": r"gone: not so after 90.*/runner-farewell/jh-gitlab-runner-runner-left"},
+        {"runner/deleted": r"gone: not so after 90.*/runner-to-delete/jh-gitlab-runner-runner-left"},
         created(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{RUNNER}-runner-left"}},
-            "runner-farewell",
+            "runner-to-delete",
         ),
     ),
     Breakage(

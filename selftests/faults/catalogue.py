@@ -72,7 +72,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Scene:
+class FaultTarget:
     """What a fault is injected into: a bundle or a profile, and where the broken copy goes; or a stack."""
 
     bundle: Path | None = None
@@ -81,31 +81,31 @@ class Scene:
     stack: Stack | None = None
 
 
-def inject(fault: Fault, scene: Scene) -> None:
-    """Do to the scene what the fault says. Raises FaultError when it finds nothing to break.
+def inject(fault: Fault, target: FaultTarget) -> None:
+    """Do to the target what the fault says. Raises FaultError when it finds nothing to break.
 
     A bundle is left alone; its broken copy appears as a whole or not at all.
     """
-    if scene.profile:
-        document = tomlkit.parse(scene.profile.read_text())
+    if target.profile:
+        document = tomlkit.parse(target.profile.read_text())
         for name, value in fault.profile.items():
             table, key = name.split(".")
             document[table][key] = value
-        scene.out.write_text(tomlkit.dumps(document))
-    if scene.bundle:
-        partial = scene.out.with_name(scene.out.name + ".partial")
+        target.out.write_text(tomlkit.dumps(document))
+    if target.bundle:
+        partial = target.out.with_name(target.out.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        copy_bundle(scene.bundle, partial)
+        copy_bundle(target.bundle, partial)
         try:
             for step in fault.bundle:
                 step.damage(partial)
         except BaseException:
             shutil.rmtree(partial)
             raise
-        partial.rename(scene.out)
-    if scene.stack:
+        partial.rename(target.out)
+    if target.stack:
         for blow in fault.stack:
-            blow.strike(scene.stack)
+            blow.strike(target.stack)
 
 
 def _withheld(name: str, ref: str, red: str, reason: str = NOT_PULLED) -> Fault:
@@ -420,13 +420,13 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
-def _scene(words: argparse.Namespace) -> Scene:
+def _target(words: argparse.Namespace) -> FaultTarget:
     if words.command == "break":
-        return Scene(bundle=words.bundle, out=words.out)
+        return FaultTarget(bundle=words.bundle, out=words.out)
     if words.command == "profile":
-        return Scene(profile=words.profile, out=words.out)
+        return FaultTarget(profile=words.profile, out=words.out)
     cluster = K3sCluster.attach(words.state_dir)
-    return Scene(stack=Stack(Kube(cluster.kubeconfig), cluster))
+    return FaultTarget(stack=Stack(Kube(cluster.kubeconfig), cluster))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -451,7 +451,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{fault.name:32} {fault.red:32} {fault.what}")
         return 0
     try:
-        inject(FAULTS[words.fault], _scene(words))
+        inject(FAULTS[words.fault], _target(words))
     except FaultError as error:
         print(error, file=sys.stderr)
         return 10

@@ -8,7 +8,7 @@ from harness.session import take_down
 from selftests.faults.breakages import BREAKAGES
 from selftests.faults.run import compare, run_outcomes, test_of, told
 from selftests.faults.steps import copy_bundle, overwrite
-from selftests.faults.ways import Breakage, World, open_world
+from selftests.faults.ways import Breakage, Stacks, open_stacks
 
 NAME = "seen-red"
 
@@ -28,10 +28,10 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
         red = [it["id"] for it in whole.document.get("outcomes", ()) if it["status"] != "passed"]
         if red or whole.code:
             raise SystemExit(f"before anything was broken it ended with {whole.code}: {red}\n{whole.output}")
-        world = open_world(NAME)
+        stacks = open_stacks(NAME)
         for breakage in chosen:
             try:
-                complaints += told(_see(breakage, world, report))
+                complaints += told(_see(breakage, stacks, report))
             except Exception as error:  # the others are still to be seen
                 complaints += told([f"{breakage.what}: {type(error).__name__}: {error}"])
     finally:
@@ -39,8 +39,8 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
     return complaints
 
 
-def _see(breakage: Breakage, world: World, report: Path) -> list[str]:
-    with breakage.break_it(world):
+def _see(breakage: Breakage, stacks: Stacks, report: Path) -> list[str]:
+    with breakage.break_it(stacks):
         ended = run_outcomes("--reuse", NAME, *map(test_of, breakage.red), report=report)
     return [
         complaint

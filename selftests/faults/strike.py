@@ -20,7 +20,7 @@ from harness.cluster import K3sCluster
 from harness.kube import ApiError, Kube, Object
 from harness.session import attach
 from harness.wait import wait_for
-from selftests.faults.catalogue import FAULTS, Scene, inject
+from selftests.faults.catalogue import FAULTS, FaultTarget, inject
 from selftests.faults.steps import Stack
 
 VARIABLE = "RUNNER_CONFORMANCE_STRIKE"
@@ -34,7 +34,7 @@ def _fault(name: str) -> Callable[[str], None]:
     def strike(stack: str) -> None:
         context = attach(stack)
         assert isinstance(context.cluster, K3sCluster)
-        inject(FAULTS[name], Scene(stack=Stack(context.kube, context.cluster)))
+        inject(FAULTS[name], FaultTarget(stack=Stack(context.kube, context.cluster)))
 
     return strike
 
@@ -86,21 +86,21 @@ STRIKES: Mapping[str, tuple[str, Callable[[str], None]]] = {
 
 
 class _Struck:
-    """The world of the run, with one step that ends with the strike."""
+    """What the run verifies, with one step that ends with the strike."""
 
-    def __init__(self, world: Any, after: str, strike: Callable[[str], None]) -> None:
-        self._world, self._after, self._strike = world, after, strike
+    def __init__(self, provisioning: Any, after: str, strike: Callable[[str], None]) -> None:
+        self._provisioning, self._after, self._strike = provisioning, after, strike
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._world, name)
+        return getattr(self._provisioning, name)
 
     def steps(self, view: Any) -> Mapping[str, Step]:
-        steps = dict(self._world.steps(view))
+        steps = dict(self._provisioning.steps(view))
         step = steps[self._after]
 
         def run() -> Any:
             result = step.run()
-            self._strike(self._world.name)
+            self._strike(self._provisioning.name)
             return result
 
         steps[self._after] = replace(step, run=run)
@@ -108,7 +108,7 @@ class _Struck:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_conformance_world() -> Generator[None, Any, Any]:
-    world = yield
+def pytest_conformance_provisioning() -> Generator[None, Any, Any]:
+    provisioning = yield
     after, strike = STRIKES[os.environ[VARIABLE]]
-    return _Struck(world, after, strike)
+    return _Struck(provisioning, after, strike)

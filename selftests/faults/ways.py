@@ -38,12 +38,12 @@ VARIANTS["daemonless/build"] = "plain"
 
 
 @dataclass(frozen=True)
-class World:
+class Stacks:
     """The kept stack, and the one beside it."""
 
     stack: StackContext
     second: StackContext
-    stage: Path
+    steps: Path
 
     @property
     def kube(self) -> Kube:
@@ -54,19 +54,19 @@ class World:
         found: GitLabTarget = self.stack.results["gitlab"]
         return found
 
-    def scene(self, name: str) -> dict[str, Any]:
-        """What a scene made."""
-        found: dict[str, Any] = json.loads((self.stage / f"runner-{name}.json").read_text())["result"]
+    def setup(self, name: str) -> dict[str, Any]:
+        """What a runner set-up made."""
+        found: dict[str, Any] = json.loads((self.graph / f"runner-{name}.json").read_text())["result"]
         return found
 
 
-def open_world(name: str) -> World:
+def open_stacks(name: str) -> Stacks:
     """The kept stack ``name`` and the one that a whole run made beside it."""
     stack = attach(name)
-    return World(stack, attach(f"{name}-b"), stack.state_dir / "stage")
+    return Stacks(stack, attach(f"{name}-b"), stack.state_dir / "steps")
 
 
-Break = Callable[[World], AbstractContextManager[None]]
+Break = Callable[[Stacks], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Breakage:
 
 def patch(kind: str, name: str, namespace: str | None, do: Any, undo: Any, *, second: bool = False) -> Break:
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        kube = world.second.kube if second else world.kube
+    def broken(stacks: Stacks) -> Iterator[None]:
+        kube = stacks.second.kube if second else stacks.kube
         kube.patch(kind, name, namespace, do)
         try:
             yield
@@ -93,20 +93,20 @@ def patch(kind: str, name: str, namespace: str | None, do: Any, undo: Any, *, se
 
 def node(do: Object, undo: Object) -> Break:
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        (node,) = world.kube.list("v1/Node")
+    def broken(stacks: Stacks) -> Iterator[None]:
+        (node,) = stacks.kube.list("v1/Node")
         name = node["metadata"]["name"]
-        world.kube.patch("v1/Node", name, None, do)
+        stacks.kube.patch("v1/Node", name, None, do)
         try:
             yield
         finally:
-            world.kube.patch("v1/Node", name, None, undo)
+            stacks.kube.patch("v1/Node", name, None, undo)
 
     return broken
 
 
 @contextmanager
-def old_api_server(world: World) -> Iterator[None]:
+def old_api_server(stacks: Stacks) -> Iterator[None]:
     """The kubeconfig leads to an API server that says it is of a version before the seed's minimum."""
 
     class Old(BaseHTTPRequestHandler):
@@ -121,7 +121,7 @@ def old_api_server(world: World) -> Iterator[None]:
 
         def log_message(self, *_: object) -> None: ...
 
-    kubeconfig = world.stack.cluster.kubeconfig
+    kubeconfig = stacks.stack.cluster.kubeconfig
     before = kubeconfig.read_text()
     with ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -136,13 +136,13 @@ def old_api_server(world: World) -> Iterator[None]:
 
 def created(manifest: Object, namespace: str | None = None) -> Break:
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        world.kube.create(manifest, namespace)
+    def broken(stacks: Stacks) -> Iterator[None]:
+        stacks.kube.create(manifest, namespace)
         try:
             yield
         finally:
             version, name = manifest["apiVersion"], manifest["metadata"]["name"]
-            world.kube.delete(f"{version}/{manifest['kind']}", name, namespace)
+            stacks.kube.delete(f"{version}/{manifest['kind']}", name, namespace)
 
     return broken
 
@@ -151,8 +151,8 @@ def deleted(kind: str, name: str, namespace: str | None = None, *, second: bool 
     """Deleted, and put back as it was."""
 
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        kube = world.second.kube if second else world.kube
+    def broken(stacks: Stacks) -> Iterator[None]:
+        kube = stacks.second.kube if second else stacks.kube
         before = kube.get(kind, name, namespace)
         assert before is not None, f"{kind} {name} is not there to be deleted"
         kube.delete(kind, name, namespace)
@@ -171,8 +171,8 @@ def promised(component: str) -> Break:
     """The bundle promises another version than runs."""
 
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        bundle: Bundle = world.stack.artifacts.bundle  # type: ignore[attr-defined]
+    def broken(stacks: Stacks) -> Iterator[None]:
+        bundle: Bundle = stacks.stack.artifacts.bundle  # type: ignore[attr-defined]
         listing = bundle.path / "bundle.toml"
         before = listing.with_name("bundle.toml.before")
         shutil.copy2(listing, before)
@@ -187,13 +187,13 @@ def promised(component: str) -> Break:
     return broken
 
 
-def in_runner_pod(scene: str, do: str, undo: str) -> Break:
+def in_runner_pod(setup: str, do: str, undo: str) -> Break:
     """A shell command in the Runner's pod."""
 
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        namespace = world.scene(scene)["namespace"]
-        pods = world.kube.list("v1/Pod", namespace)
+    def broken(stacks: Stacks) -> Iterator[None]:
+        namespace = stacks.setup(setup)["namespace"]
+        pods = stacks.kube.list("v1/Pod", namespace)
         (pod,) = [
             it
             for it in pods
@@ -202,7 +202,7 @@ def in_runner_pod(scene: str, do: str, undo: str) -> Break:
         ]
 
         def run(script: str) -> None:
-            done = world.kube.exec(
+            done = stacks.kube.exec(
                 pod["metadata"]["name"], namespace, ["sh", "-c", script], container="runner"
             )
             assert done.code == 0, done.stderr
@@ -216,12 +216,12 @@ def in_runner_pod(scene: str, do: str, undo: str) -> Break:
     return broken
 
 
-def runner_in_gitlab(scene: str, do: dict[str, Any], undo: dict[str, Any], wait_s: float = 0) -> Break:
+def runner_in_gitlab(setup: str, do: dict[str, Any], undo: dict[str, Any], wait_s: float = 0) -> Break:
     """The runner changed through GitLab's API."""
 
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        gl, runner = connect(world.target), world.scene(scene)["runner_id"]
+    def broken(stacks: Stacks) -> Iterator[None]:
+        gl, runner = connect(stacks.target), stacks.setup(setup)["runner_id"]
         gl.http_put(f"/runners/{runner}", post_data=do)
         try:
             yield
@@ -232,13 +232,13 @@ def runner_in_gitlab(scene: str, do: dict[str, Any], undo: dict[str, Any], wait_
 
 
 @contextmanager
-def other_image_pushed(world: World) -> Iterator[None]:
+def other_image_pushed(stacks: Stacks) -> Iterator[None]:
     """Somebody else pushes the base image under the tags of all builds."""
     put_back = []
-    for prefix, scene in VARIANTS.items():
-        made = world.scene(scene)
+    for prefix, setup in VARIANTS.items():
+        made = stacks.setup(setup)
         tag = "v1.0.0-tls" if prefix.endswith("tls") else "v1.0.0"
-        session = GitLabSession(world.target, world.stack.run_id, made=Made(project_id=made["project_id"]))
+        session = GitLabSession(stacks.target, stacks.stack.run_id, made=Made(project_id=made["project_id"]))
         client, repository = registry_client(session), made["image"].split("/", 1)[1]
         put_back.append((client, repository, tag, client.manifest(repository, tag)))
         base = client.manifest(f"{repository}/base", "latest")
@@ -255,11 +255,11 @@ def other_image_pushed(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def runners_forgotten(world: World) -> Iterator[None]:
+def runners_forgotten(stacks: Stacks) -> Iterator[None]:
     """The runners of the builds are removed from GitLab; not undone."""
-    gl = connect(world.target)
-    for scene in sorted(set(VARIANTS.values())):
-        gl.http_delete(f"/runners/{world.scene(scene)['runner_id']}")
+    gl = connect(stacks.target)
+    for setup in sorted(set(VARIANTS.values())):
+        gl.http_delete(f"/runners/{stacks.setup(setup)['runner_id']}")
     yield
 
 
@@ -268,21 +268,21 @@ def encoded(text: str) -> str:
 
 
 @contextmanager
-def plrt_token(world: World) -> Iterator[None]:
+def plrt_token(stacks: Stacks) -> Iterator[None]:
     """The Secret holds the token that the seed's slip of the pen describes."""
-    namespace = world.scene("seed")["namespace"]
-    before = (world.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
+    namespace = stacks.setup("seed")["namespace"]
+    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
     changed = {"data": {TOKEN_KEY: encoded("plrt-of-the-how-to")}}
-    with patch("v1/Secret", SECRET, namespace, changed, {"data": {TOKEN_KEY: before}})(world):
+    with patch("v1/Secret", SECRET, namespace, changed, {"data": {TOKEN_KEY: before}})(stacks):
         yield
 
 
 @contextmanager
-def empty_token(world: World) -> Iterator[None]:
-    namespace = world.scene("seed")["namespace"]
-    before = (world.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
+def empty_token(stacks: Stacks) -> Iterator[None]:
+    namespace = stacks.setup("seed")["namespace"]
+    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
     with patch("v1/Secret", SECRET, namespace, {"data": {TOKEN_KEY: ""}}, {"data": {TOKEN_KEY: before}})(
-        world
+        stacks
     ):
         yield
 
@@ -291,8 +291,8 @@ def image(deployment: str, namespace: str, *, second: bool = False, container: i
     """The Deployment asks for an image that is in no registry."""
 
     @contextmanager
-    def broken(world: World) -> Iterator[None]:
-        kube = world.second.kube if second else world.kube
+    def broken(stacks: Stacks) -> Iterator[None]:
+        kube = stacks.second.kube if second else stacks.kube
         path = f"/spec/template/spec/containers/{container}/image"
         found = kube.get(DEPLOYMENT, deployment, namespace)
         assert found is not None
@@ -304,7 +304,7 @@ def image(deployment: str, namespace: str, *, second: bool = False, container: i
             [{"op": "replace", "path": path, "value": "docker.io/library/alpine:no-such-tag"}],
             [{"op": "replace", "path": path, "value": before}],
             second=second,
-        )(world):
+        )(stacks):
             yield
 
     return broken
@@ -319,8 +319,8 @@ def unattended(broken: Break) -> Break:
     """With OLM of the second cluster asleep, which may else mend it before anybody looks."""
 
     @contextmanager
-    def both(world: World) -> Iterator[None]:
-        with scaled("olm-operator", "olm", second=True)(world), broken(world):
+    def both(stacks: Stacks) -> Iterator[None]:
+        with scaled("olm-operator", "olm", second=True)(stacks), broken(stacks):
             yield
 
     return both

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from harness.profile import PROFILES_DIR
 from selftests.faults import strike
-from selftests.faults.catalogue import FAULTS, REFUSED, Fault, Scene, inject
+from selftests.faults.catalogue import FAULTS, REFUSED, Fault, FaultTarget, inject
 from selftests.faults.run import compare, in_short, run_outcomes, test_of, told
 
-STANDS_ON = {
+SHOWN_BY = {
     REFUSED: "cluster/kubernetes-version",
     "provision/cluster": "cluster/kubernetes-version",
     "provision/registry": "pipeline/dind/succeeds",
@@ -36,10 +36,10 @@ def _see(fault: Fault, bundle: Path, scratch: Path) -> list[str]:
     own = bundle
     if fault.bundle:
         own = scratch / "bundle"
-        inject(fault, Scene(bundle=bundle, out=own))
+        inject(fault, FaultTarget(bundle=bundle, out=own))
     if fault.profile:
         profile = scratch / "seed.toml"
-        inject(fault, Scene(profile=PROFILES_DIR / "seed.toml", out=profile))
+        inject(fault, FaultTarget(profile=PROFILES_DIR / "seed.toml", out=profile))
         arguments += ["--profile", str(profile)]
     if fault.stack:
         arguments += ["-p", strike.__name__]
@@ -48,7 +48,7 @@ def _see(fault: Fault, bundle: Path, scratch: Path) -> list[str]:
         *arguments,
         "--artifacts",
         str(own),
-        test_of(STANDS_ON.get(fault.red, fault.red)),
+        test_of(SHOWN_BY.get(fault.red, fault.red)),
         report=scratch / "report",
         environment=environment,
     )

@@ -1,4 +1,4 @@
-"""A play world for the plugin's tests: steps that do what the test says, and a cluster that holds nothing."""
+"""An example project for the plugin's tests: its steps do what the test says, its cluster holds nothing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 pytest_plugins = ("pytester",)
 
-PLAY = '''
-"""The conftest of a play project."""
+CONFTEST = '''
+"""The conftest of an example project."""
 import json
 import pathlib
 import time
 import pytest
 from fixtures.plugin.outcomes import NotApplicable
-from fixtures.plugin.hooks import on_stage, stands_on
+from fixtures.plugin.hooks import result_of, needs_step
 from fixtures.steps.graph import Step
 from fixtures.plugin.provisioning import Headline
 from harness.errors import EnvironmentProblem, ProductFailure
@@ -22,31 +22,31 @@ from harness.verdict import Component
 
 pytest_plugins = ("fixtures.plugin.hooks",)
 HERE = pathlib.Path(__file__).parent
-PLAN = json.loads((HERE / "play.json").read_text())
+PLAN = json.loads((HERE / "plan.json").read_text())
 SECRET = Secret("hunter2-hunter2")
 
 
-class PlayWorld:
-    name = "play"
-    run_id = "rc-0000play"
-    stage_dir = HERE / "stage"
+class ExampleProvisioning:
+    name = "example"
+    run_id = "rc-00000000"
+    steps_dir = HERE / "steps"
 
     def headline(self):
         kind = "stand-in" if PLAN.get("rehearsal") else "real"
         promised = "v1.28.15+lab1" if PLAN.get("rehearsal") else ""
         component = Component("k3s", "v1.28.5+k3s1", promised, "", kind)
-        return Headline("seed", "a play", "no artifacts", "no GitLab", (component,))
+        return Headline("seed", "an example", "no artifacts", "no GitLab", (component,))
 
     def plan(self, steps):
         return [f"creates {name}" for name in steps]
 
     def steps(self, view):
         needs = {"cluster": (), "olm": ("cluster",), "operator": ("olm",)}
-        return {name: Step(name, lambda name=name: self.act(name), needs[name]) for name in needs}
+        return {name: Step(name, lambda name=name: self.make(name), needs[name]) for name in needs}
 
-    def act(self, name):
-        with (HERE / "acted.txt").open("a") as acted:
-            acted.write(name + "\\n")
+    def make(self, name):
+        with (HERE / "made.txt").open("a") as made_steps:
+            made_steps.write(name + "\\n")
         time.sleep(PLAN.get("seconds", 0))
         if name == PLAN.get("pointless"):
             raise NotApplicable(f"{name} has no meaning here")
@@ -63,8 +63,8 @@ class PlayWorld:
         return PLAN.get("leftovers", [])
 
 
-def pytest_conformance_world(config, options):
-    return PlayWorld()
+def pytest_conformance_provisioning(config, options):
+    return ExampleProvisioning()
 
 
 def pytest_conformance_evidence(item, section, directory):
@@ -73,41 +73,41 @@ def pytest_conformance_evidence(item, section, directory):
     return "pod x: CrashLoopBackOff", [directory / "pods.txt"]
 
 
-@stands_on("cluster")
+@needs_step("cluster")
 @pytest.fixture
 def cluster(request):
-    return on_stage(request.config, "cluster")
+    return result_of(request.config, "cluster")
 
 
-@stands_on("olm")
+@needs_step("olm")
 @pytest.fixture
 def olm(request):
-    return on_stage(request.config, "olm", even_if_failed=["olm"] if PLAN.get("looks") else ())
+    return result_of(request.config, "olm", even_if_failed=["olm"] if PLAN.get("looks") else ())
 
 
-@stands_on("operator")
+@needs_step("operator")
 @pytest.fixture
 def operator(request):
-    return on_stage(request.config, "operator")
+    return result_of(request.config, "operator")
 '''
 
 
-class Play:
-    """Writes a play project and runs pytest on it, in a process of its own."""
+class ExampleProject:
+    """Writes an example project and runs pytest on it, in a process of its own."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         pytester.makeini("[pytest]\naddopts = -p no:pytest-kind --import-mode=importlib\ntestpaths = tests\n")
-        pytester.makeconftest(PLAY)
+        pytester.makeconftest(CONFTEST)
         self.plan()
 
     def plan(self, **plan: object) -> None:
-        """What the play world does: fails/pointless=<step>, blame=product, seconds, leftovers, rehearsal."""
+        """What its steps do: fails/pointless=<step>, blame=product, seconds, leftovers, rehearsal."""
         import json
 
-        (self.pytester.path / "play.json").write_text(json.dumps(plan))
+        (self.pytester.path / "plan.json").write_text(json.dumps(plan))
 
-    def test(self, source: str, name: str = "test_play.py") -> None:
+    def test(self, source: str, name: str = "test_example.py") -> None:
         """Put a test module into tests/."""
         import textwrap
 
@@ -128,13 +128,15 @@ class Play:
     def statuses(self) -> dict[str, str]:
         return {o["id"]: o["status"] for o in self.document()["outcomes"]}
 
-    def acted(self) -> list[str]:
+    def made_steps(self) -> list[str]:
         """The steps that were run."""
-        path = self.pytester.path / "acted.txt"
+        path = self.pytester.path / "made.txt"
         return path.read_text().split() if path.exists() else []
 
 
 @pytest.fixture
-def play(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Play:
+def project(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> ExampleProject:
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
-    return Play(pytester)
+    return ExampleProject(pytester)

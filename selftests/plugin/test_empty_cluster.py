@@ -18,7 +18,7 @@ def statuses(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
         "-m",
         "pytest",
         "-p",
-        "selftests.plugin.empty_world",
+        "selftests.plugin.empty_provisioning",
         "-p",
         "no:cacheprovider",
         "--report-dir",

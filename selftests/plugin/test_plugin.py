@@ -1,4 +1,4 @@
-"""The plugin on a play world: what is provisioned, what blocks, how it ends, what is written."""
+"""The plugin on an example project: what is provisioned, what blocks, how it ends, what is written."""
 
 from __future__ import annotations
 
@@ -34,50 +34,56 @@ GOOD = '''
 '''
 RED = GOOD.replace('== "olm"', '== "something else", "v1/CatalogSource/olm/x: READY expected"')
 
+RED_STATUSES = {"cluster/node": "passed", "olm/catalog": "failed", "operator/csv": "blocked"}
 
-def test_all_green_conforms(play):
-    play.test(GOOD)
-    result = play.run()
+
+def test_all_green_conforms(project):
+    project.test(GOOD)
+    result = project.run()
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "runner-conformance: verifies profile seed in a play; real components",
+            "runner-conformance: verifies profile seed in an example; real components",
             "*creates cluster*",
             "*cluster: 1 passed*",
             "CONFORMS: 3 passed",
         ]
     )
-    assert play.document()["verdict"]["text"] == "CONFORMS"
-    jsonschema.validate(play.document(), schema())
-    assert (play.pytester.path / "closed.txt").read_text() == "False"
+    assert project.document()["verdict"]["text"] == "CONFORMS"
+    jsonschema.validate(project.document(), schema())
+    assert (project.pytester.path / "closed.txt").read_text() == "False"
 
 
-def test_the_headline_is_the_first_line(play):
-    play.plan(rehearsal=True)
-    play.test(GOOD)
-    result = play.run()
+def test_the_headline_is_the_first_line(project):
+    project.plan(rehearsal=True)
+    project.test(GOOD)
+    result = project.run()
     assert "REHEARSAL (stand-ins: k3s)" in result.outlines[0]
     assert "k3s v1.28.15+lab1 (stand-in for v1.28.5+k3s1)" in result.outlines[1]
     assert "CONFORMS (rehearsal): 3 passed" in result.outlines
 
 
-def test_a_failure_blocks_its_dependents_and_names_itself_first(play):
-    play.test(RED)
-    result = play.run()
+def test_a_failure_blocks_its_dependents_and_names_itself_first(project):
+    project.test(RED)
+    result = project.run()
     assert result.ret == 1
-    assert play.statuses() == {"cluster/node": "passed", "olm/catalog": "failed", "operator/csv": "blocked"}
+    assert project.statuses() == {
+        "cluster/node": "passed",
+        "olm/catalog": "failed",
+        "operator/csv": "blocked",
+    }
     result.stdout.fnmatch_lines(
         [
             "*operator/csv: blocked by olm/catalog",
             "DOES NOT CONFORM: 1 passed, 1 failed, 1 blocked",
             "first reason: olm/catalog: v1/CatalogSource/olm/x: READY expected*",
-            "next: pytest tests/test_play.py::test_catalog tests/test_play.py::test_csv",
+            "next: pytest tests/test_example.py::test_catalog tests/test_example.py::test_csv",
         ]
     )
 
 
-def test_a_blocked_test_is_not_even_begun(play):
-    play.test(
+def test_a_blocked_test_is_not_even_begun(project):
+    project.test(
         RED
         + '''
     @outcome("operator/last", needs=["operator/csv"])
@@ -89,13 +95,13 @@ def test_a_blocked_test_is_not_even_begun(play):
         open("begun.txt", "w").close()
 '''
     )
-    play.run()
-    assert play.statuses()["operator/last"] == "blocked"
-    assert not (play.pytester.path / "begun.txt").exists()
+    project.run()
+    assert project.statuses()["operator/last"] == "blocked"
+    assert not (project.pytester.path / "begun.txt").exists()
 
 
-def test_order_does_not_matter(play):
-    play.test(
+def test_order_does_not_matter(project):
+    project.test(
         '''
     @outcome("b/second", needs=["a/first"])
     def test_b(cluster):
@@ -113,87 +119,91 @@ def test_order_does_not_matter(play):
         assert False, "a is red"
 '''
     )
-    play.run()
-    assert play.statuses() == {"b/second": "blocked", "a/first": "failed"}
+    project.run()
+    assert project.statuses() == {"b/second": "blocked", "a/first": "failed"}
 
 
 @pytest.mark.parametrize(
     ("blame", "code", "word"), [("product", 1, "DOES NOT CONFORM"), ("environment", 10, "INCONCLUSIVE")]
 )
-def test_a_step_that_fails_is_told_with_its_blame(play, blame, code, word):
-    play.plan(fails="olm", blame=blame)
-    play.test(GOOD)
-    result = play.run()
+def test_a_step_that_fails_is_told_with_its_blame(project, blame, code, word):
+    project.plan(fails="olm", blame=blame)
+    project.test(GOOD)
+    result = project.run()
     assert result.ret == code
-    document = play.document()
+    document = project.document()
     assert document["verdict"]["word"] == word
     phases = {p["name"]: p["status"] for p in document["phases"]}
     assert phases == {"cluster": "passed", "olm": "failed", "operator": "blocked", "remove": "passed"}
-    assert play.acted() == ["cluster", "olm"]
+    assert project.made_steps() == ["cluster", "olm"]
 
 
 @pytest.mark.parametrize(("blame", "code"), [("product", 1), ("environment", 10)])
-def test_a_test_that_looks_at_what_a_failed_step_left_says_why(play, blame, code):
-    play.plan(fails="olm", blame=blame, looks=True)
-    play.test(GOOD.replace('olm["made"] == "olm"', 'olm.get("made") == "olm", "no CatalogSource"'))
-    assert play.run().ret == code
-    outcome = play.document()["outcomes"][1]
+def test_a_test_that_looks_at_what_a_failed_step_left_says_why(project, blame, code):
+    project.plan(fails="olm", blame=blame, looks=True)
+    project.test(GOOD.replace('olm["made"] == "olm"', 'olm.get("made") == "olm", "no CatalogSource"'))
+    assert project.run().ret == code
+    outcome = project.document()["outcomes"][1]
     assert outcome["blame"] == blame
     assert outcome["reason"].startswith("no CatalogSource; because olm did not get ready: olm broke over")
     assert outcome["hint"] == "mend it"
 
 
-def test_only_the_steps_of_the_selected_tests_are_played(play):
-    play.test(GOOD)
-    result = play.run("-k", "catalog")
+def test_only_the_steps_of_the_selected_tests_are_played(project):
+    project.test(GOOD)
+    result = project.run("-k", "catalog")
     assert result.ret == 0
-    assert play.acted() == ["cluster", "olm"]
-    assert play.statuses() == {"olm/catalog": "passed"}
+    assert project.made_steps() == ["cluster", "olm"]
+    assert project.statuses() == {"olm/catalog": "passed"}
 
 
-def test_a_single_test_by_name(play):
-    play.test(GOOD)
-    assert play.run("tests/test_play.py::test_node").ret == 0
-    assert play.acted() == ["cluster"]
+def test_a_single_test_by_name(project):
+    project.test(GOOD)
+    assert project.run("tests/test_example.py::test_node").ret == 0
+    assert project.made_steps() == ["cluster"]
 
 
-def test_stop_at_the_first_failure_leaves_the_rest_not_run(play):
-    play.test(RED)
-    assert play.run("-x").ret == 1
-    assert play.statuses()["operator/csv"] in ("blocked", "not run")
+def test_stop_at_the_first_failure_leaves_the_rest_not_run(project):
+    project.test(RED)
+    assert project.run("-x").ret == 1
+    assert project.statuses()["operator/csv"] in ("blocked", "not run")
 
 
-def test_last_failed_runs_only_what_was_red(play):
-    play.test(RED)
-    play.run()
-    play.test(GOOD)
-    result = play.run("--lf")
+def test_last_failed_runs_only_what_was_red(project):
+    project.test(RED)
+    project.run()
+    project.test(GOOD)
+    result = project.run("--lf")
     assert result.ret == 0
-    assert list(play.statuses()) == ["olm/catalog"]
+    assert list(project.statuses()) == ["olm/catalog"]
 
 
-def test_xdist_provisions_once_and_knows_what_is_red_elsewhere(play):
-    play.plan(seconds=0.3)
-    play.test(RED)
-    result = play.run("-n", "2")
+def test_xdist_provisions_once_and_knows_what_is_red_elsewhere(project):
+    project.plan(seconds=0.3)
+    project.test(RED)
+    result = project.run("-n", "2")
     assert result.ret == 1
-    assert sorted(play.acted()) == ["cluster", "olm", "operator"]
-    assert play.statuses() == {"cluster/node": "passed", "olm/catalog": "failed", "operator/csv": "blocked"}
-    assert (play.pytester.path / "closed.txt").exists()
+    assert sorted(project.made_steps()) == ["cluster", "olm", "operator"]
+    assert project.statuses() == {
+        "cluster/node": "passed",
+        "olm/catalog": "failed",
+        "operator/csv": "blocked",
+    }
+    assert (project.pytester.path / "closed.txt").exists()
 
 
-def test_leftovers_have_an_exit_code_of_their_own(play):
-    play.plan(leftovers=["link rc-1"])
-    play.test(GOOD)
-    result = play.run()
+def test_leftovers_have_an_exit_code_of_their_own(project):
+    project.plan(leftovers=["link rc-1"])
+    project.test(GOOD)
+    result = project.run()
     assert result.ret == 11
     result.stdout.fnmatch_lines(
         ["*left behind: link rc-1", "CONFORMS: 3 passed", "first reason: 1 thing*link rc-1"]
     )
 
 
-def test_a_teardown_that_fails_fails_the_run_separately(play):
-    play.test(
+def test_a_teardown_that_fails_fails_the_run_separately(project):
+    project.test(
         GOOD
         + '''
     @pytest.fixture
@@ -209,10 +219,10 @@ def test_a_teardown_that_fails_fails_the_run_separately(play):
         """
 '''
     )
-    result = play.run()
-    assert play.statuses()["runner/deleted"] == "passed"
+    result = project.run()
+    assert project.statuses()["runner/deleted"] == "passed"
     assert result.ret == 11
-    assert "still there" in play.document()["leftovers"][0]
+    assert "still there" in project.document()["leftovers"][0]
 
 
 @pytest.mark.parametrize(
@@ -223,14 +233,14 @@ def test_a_teardown_that_fails_fails_the_run_separately(play):
         ("ConnectionRefusedError('x')", "environment", 10),
     ],
 )
-def test_what_a_test_raises_says_who_is_at_fault(play, raised, blame, code):
-    play.test(GOOD.replace('assert olm["made"] == "olm"', f"raise {raised}"))
-    assert play.run().ret == code
-    assert play.document()["outcomes"][1]["blame"] == blame
+def test_what_a_test_raises_says_who_is_at_fault(project, raised, blame, code):
+    project.test(GOOD.replace('assert olm["made"] == "olm"', f"raise {raised}"))
+    assert project.run().ret == code
+    assert project.document()["outcomes"][1]["blame"] == blame
 
 
-def test_not_applicable_needs_a_reason_and_does_not_block(play):
-    play.test(
+def test_not_applicable_needs_a_reason_and_does_not_block(project):
+    project.test(
         '''
     from fixtures.plugin.outcomes import NotApplicable
 
@@ -250,42 +260,42 @@ def test_not_applicable_needs_a_reason_and_does_not_block(play):
         """
 '''
     )
-    assert play.run().ret == 0
-    assert play.statuses() == {"a/first": "not applicable", "b/second": "passed"}
-    assert play.document()["outcomes"][0]["reason"] == "the lab has no kaniko"
+    assert project.run().ret == 0
+    assert project.statuses() == {"a/first": "not applicable", "b/second": "passed"}
+    assert project.document()["outcomes"][0]["reason"] == "the lab has no kaniko"
 
 
-def test_a_step_without_meaning_makes_its_outcomes_not_applicable(play):
-    play.plan(pointless="olm")
-    play.test(GOOD)
-    assert play.run().ret == 0
-    assert play.statuses() == {
+def test_a_step_without_meaning_makes_its_outcomes_not_applicable(project):
+    project.plan(pointless="olm")
+    project.test(GOOD)
+    assert project.run().ret == 0
+    assert project.statuses() == {
         "cluster/node": "passed",
         "olm/catalog": "not applicable",
         "operator/csv": "not applicable",
     }
-    assert play.document()["outcomes"][2]["reason"] == "olm has no meaning here"
-    jsonschema.validate(play.document(), schema())
-    assert 'message="olm has no meaning here"' in (play.pytester.path / "report" / "junit.xml").read_text()
+    assert project.document()["outcomes"][2]["reason"] == "olm has no meaning here"
+    jsonschema.validate(project.document(), schema())
+    assert 'message="olm has no meaning here"' in (project.pytester.path / "report" / "junit.xml").read_text()
 
 
-def test_a_bare_skip_is_blocked_not_green(play):
-    play.test(GOOD.replace('assert olm["made"] == "olm"', 'pytest.skip("later")'))
-    assert play.run().ret == 10
-    assert play.statuses()["olm/catalog"] == "blocked"
+def test_a_bare_skip_is_blocked_not_green(project):
+    project.test(GOOD.replace('assert olm["made"] == "olm"', 'pytest.skip("later")'))
+    assert project.run().ret == 10
+    assert project.statuses()["olm/catalog"] == "blocked"
 
 
-def test_evidence_is_linked_and_in_the_message(play):
-    play.test(RED)
-    result = play.run()
-    outcome = play.document()["outcomes"][1]
+def test_evidence_is_linked_and_in_the_message(project):
+    project.test(RED)
+    result = project.run()
+    outcome = project.document()["outcomes"][1]
     assert outcome["evidence"] == ["evidence/olm-catalog/pods.txt"]
-    assert (play.pytester.path / "report" / "evidence" / "olm-catalog" / "pods.txt").exists()
+    assert (project.pytester.path / "report" / "evidence" / "olm-catalog" / "pods.txt").exists()
     result.stdout.fnmatch_lines(["*pod x: CrashLoopBackOff*"])
 
 
-def test_no_secret_reaches_any_sink(play):
-    play.test(
+def test_no_secret_reaches_any_sink(project):
+    project.test(
         '''
     import logging
     from harness.redact import Secret
@@ -303,39 +313,39 @@ def test_no_secret_reaches_any_sink(play):
         assert value == "", f"diff {value}"
 '''
     )
-    play.plan(fails="nothing")
-    result = play.run("-l", "-v", "--tb=long")
+    project.plan(fails="nothing")
+    result = project.run("-l", "-v", "--tb=long")
     assert result.ret == 1
     sinks = result.stdout.str() + result.stderr.str()
-    for path in (play.pytester.path / "report").rglob("*"):
+    for path in (project.pytester.path / "report").rglob("*"):
         sinks += path.read_text() if path.is_file() else ""
     assert "[redacted]" in sinks
     assert "correct-horse-battery" not in sinks
 
 
-def test_a_secret_in_a_step_s_failure_is_cut(play):
-    play.plan(fails="operator", blame="product")
-    play.test(GOOD)
-    result = play.run("-v", "--tb=long")
+def test_a_secret_in_a_step_s_failure_is_cut(project):
+    project.plan(fails="operator", blame="product")
+    project.test(GOOD)
+    result = project.run("-v", "--tb=long")
     sinks = result.stdout.str() + "".join(
-        p.read_text() for p in (play.pytester.path / "report").rglob("*") if p.is_file()
+        p.read_text() for p in (project.pytester.path / "report").rglob("*") if p.is_file()
     )
     assert "operator broke over [redacted]" in sinks
     assert "hunter2-hunter2" not in sinks
 
 
-def test_junit_holds_facts_outcomes_and_phases(play):
-    play.plan(rehearsal=True, fails="operator", blame="product")
-    play.test(GOOD)
-    play.run()
-    suite = ET.parse(play.pytester.path / "report" / "junit.xml").getroot().find("testsuite")
+def test_junit_holds_facts_outcomes_and_phases(project):
+    project.plan(rehearsal=True, fails="operator", blame="product")
+    project.test(GOOD)
+    project.run()
+    suite = ET.parse(project.pytester.path / "report" / "junit.xml").getroot().find("testsuite")
     facts = {p.get("name"): p.get("value") for p in suite.find("properties")}
     assert facts["verdict"] == "DOES NOT CONFORM (rehearsal)"
     assert facts["k3s.expected"] == "v1.28.15+lab1"
     cases = {(c.get("classname"), c.get("name")): c for c in suite.iter("testcase")}
     assert cases["provision", "operator"].find("failure") is not None
     assert cases["provision", "olm"].find("failure") is None
-    inner = {p.get("name"): p.get("value") for p in cases["tests.test_play", "test_catalog"].iter("property")}
+    inner = {p.get("name"): p.get("value") for p in cases["tests.test_example", "test_catalog"].iter("property")}
     assert (inner["outcome"], inner["status"]) == ("olm/catalog", "passed")
 
 
@@ -353,68 +363,68 @@ def test_junit_holds_facts_outcomes_and_phases(play):
         (("--keep", "--name", "X y"), "*lower case*"),
     ],
 )
-def test_contradictions_are_usage_errors_with_their_consequence(play, args, message):
-    play.test(GOOD)
-    result = play.run(*args)
+def test_contradictions_are_usage_errors_with_their_consequence(project, args, message):
+    project.test(GOOD)
+    result = project.run(*args)
     assert result.ret == 4
     result.stderr.fnmatch_lines([message])
-    assert play.acted() == []
+    assert project.made_steps() == []
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda s: s.replace("olm/catalog", "Catalog"), "*is not section/name*"),
-        (lambda s: s.replace("olm/catalog", "cluster/node"), "*is tests/test_play.py::test_node already*"),
+        (lambda s: s.replace("olm/catalog", "cluster/node"), "*is tests/test_example.py::test_node already*"),
         (lambda s: s.replace('        Seed, "OLM": READY.\n', ""), "*must say what the seed promises*"),
     ],
 )
-def test_a_bad_declaration_is_refused_before_anything_starts(play, spoil, message):
-    play.test(spoil(GOOD))
-    result = play.run()
+def test_a_bad_declaration_is_refused_before_anything_starts(project, spoil, message):
+    project.test(spoil(GOOD))
+    result = project.run()
     assert result.ret == 4
     (result.stderr if result.stderr.lines else result.stdout).fnmatch_lines([message])
-    assert play.acted() == []
+    assert project.made_steps() == []
 
 
-def test_collect_only_touches_nothing(play):
-    play.test(GOOD)
-    result = play.run("--collect-only")
+def test_collect_only_touches_nothing(project):
+    project.test(GOOD)
+    result = project.run("--collect-only")
     assert result.ret == 0
-    assert play.acted() == []
-    assert not (play.pytester.path / "report").exists()
+    assert project.made_steps() == []
+    assert not (project.pytester.path / "report").exists()
 
 
-def test_the_plugin_sleeps_without_outcomes(play):
-    play.test("def test_plain():\n    pass\n")
-    result = play.run("tests/test_play.py")
+def test_the_plugin_sleeps_without_outcomes(project):
+    project.test("def test_plain():\n    pass\n")
+    result = project.run("tests/test_example.py")
     assert result.ret == 0
-    assert play.acted() == []
-    assert not (play.pytester.path / "report" / "conformance.json").exists()
+    assert project.made_steps() == []
+    assert not (project.pytester.path / "report" / "conformance.json").exists()
 
 
-def test_interrupted_takes_everything_down_and_still_reports(play):
-    play.test(GOOD.replace('assert olm["made"] == "olm"', "raise KeyboardInterrupt"))
-    result = play.run()
+def test_interrupted_takes_everything_down_and_still_reports(project):
+    project.test(GOOD.replace('assert olm["made"] == "olm"', "raise KeyboardInterrupt"))
+    result = project.run()
     assert result.ret == 130
-    assert play.document()["verdict"]["word"] == "INCONCLUSIVE"
-    assert (play.pytester.path / "closed.txt").read_text() == "True"
+    assert project.document()["verdict"]["word"] == "INCONCLUSIVE"
+    assert (project.pytester.path / "closed.txt").read_text() == "True"
 
 
-def test_a_failing_plain_test_beside_green_outcomes_still_fails(play):
-    play.test(GOOD + "\n    def test_plain():\n        assert False\n")
-    assert play.run().ret == 1
+def test_a_failing_plain_test_beside_green_outcomes_still_fails(project):
+    project.test(GOOD + "\n    def test_plain():\n        assert False\n")
+    assert project.run().ret == 1
 
 
-def test_outcomes_are_selected_by_their_ids(play):
-    play.test(GOOD)
-    assert play.run("-k", "operator/csv or cluster/").ret == 0
-    assert play.statuses() == {"cluster/node": "passed", "operator/csv": "passed"}
+def test_outcomes_are_selected_by_their_ids(project):
+    project.test(GOOD)
+    assert project.run("-k", "operator/csv or cluster/").ret == 0
+    assert project.statuses() == {"cluster/node": "passed", "operator/csv": "passed"}
 
 
-def test_the_next_command_has_each_option_in_one_word(play):
+def test_the_next_command_has_each_option_in_one_word(project):
     """A value that is a path of its own would be taken for a place to look for tests."""
-    play.test(RED)
-    play.run("--report-dir", "report", "--artifacts=upstream", "--name", "x", "--keep", "tests")
-    again = play.document()["run"]["again"]
+    project.test(RED)
+    project.run("--report-dir", "report", "--artifacts=upstream", "--name", "x", "--keep", "tests")
+    again = project.document()["run"]["again"]
     assert again.startswith("pytest --report-dir=report --artifacts=upstream --name=x --keep tests/")

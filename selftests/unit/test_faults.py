@@ -17,7 +17,7 @@ from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Image
 from harness.errors import HarnessError
 from harness.profile import PROFILES_DIR, load_profile
 from selftests.faults import catalogue as faults
-from selftests.faults.catalogue import FAULTS, REFUSED, Fault, Scene, inject
+from selftests.faults.catalogue import FAULTS, REFUSED, Fault, FaultTarget, inject
 from selftests.faults.steps import Corrupt, Edit, FaultError, Patch, Stack, Withhold
 
 FILES = {
@@ -75,7 +75,7 @@ def on_bundle(*, refused: bool) -> list[Fault]:
 @pytest.mark.parametrize("fault", on_bundle(refused=True), ids=lambda f: f.name)
 def test_a_damaged_bundle_is_refused_for_the_reason_given(fault: Fault, bundle: Path, tmp_path: Path) -> None:
     before = contents(bundle)
-    inject(fault, Scene(bundle=bundle, out=tmp_path / "out"))
+    inject(fault, FaultTarget(bundle=bundle, out=tmp_path / "out"))
     with pytest.raises(BundleError) as raised:
         Bundle.open(tmp_path / "out", machine="x86_64")
     assert re.search(fault.reason, raised.value.message)
@@ -86,7 +86,7 @@ def test_a_damaged_bundle_is_refused_for_the_reason_given(fault: Fault, bundle: 
 def test_the_others_pass_for_whole_and_differ(fault: Fault, bundle: Path, tmp_path: Path) -> None:
     """So the run gets as far as the outcome that has to turn red."""
     before = contents(bundle)
-    inject(fault, Scene(bundle=bundle, out=tmp_path / "out"))
+    inject(fault, FaultTarget(bundle=bundle, out=tmp_path / "out"))
     Bundle.open(tmp_path / "out", machine="x86_64")
     assert contents(tmp_path / "out") != before
     assert contents(bundle) == before
@@ -97,7 +97,7 @@ def test_a_withheld_image_is_gone_by_tag_and_digest_and_its_neighbours_stay(
 ) -> None:
     ref = ImageRef.parse("docker.io/library/docker:latest")
     digest = Storage(bundle / "registry").digest(ref)
-    inject(FAULTS["docker-image-withheld"], Scene(bundle=bundle, out=tmp_path / "out"))
+    inject(FAULTS["docker-image-withheld"], FaultTarget(bundle=bundle, out=tmp_path / "out"))
     left = Storage(tmp_path / "out/registry")
     assert "latest" not in left.tags(ref.repository)
     assert not _served(left, ImageRef(ref.repository, digest=digest))
@@ -106,7 +106,7 @@ def test_a_withheld_image_is_gone_by_tag_and_digest_and_its_neighbours_stay(
 
 def test_a_digest_that_another_tag_has_stays(bundle: Path, tmp_path: Path) -> None:
     """Three operator versions are one image in the lab."""
-    inject(Fault("none", "", "", ""), Scene(bundle=bundle, out=tmp_path / "out"))
+    inject(Fault("none", "", "", ""), FaultTarget(bundle=bundle, out=tmp_path / "out"))
     storage = Storage(tmp_path / "out/registry")
     manifest = storage.manifest(ImageRef.parse(TWIN))
     digest = storage.put_manifest("docker.io/library/docker", manifest, "third")
@@ -120,7 +120,7 @@ def _served(storage: Storage, ref: ImageRef) -> bool:
 
 
 def test_a_corrupt_layer_has_its_size_and_another_digest(bundle: Path, tmp_path: Path) -> None:
-    inject(FAULTS["layer-corrupt"], Scene(bundle=bundle, out=tmp_path / "out"))
+    inject(FAULTS["layer-corrupt"], FaultTarget(bundle=bundle, out=tmp_path / "out"))
     (step,) = FAULTS["layer-corrupt"].bundle
     assert isinstance(step, Corrupt)
     storage = Storage(tmp_path / "out/registry")
@@ -132,13 +132,13 @@ def test_a_corrupt_layer_has_its_size_and_another_digest(bundle: Path, tmp_path:
 def test_what_cannot_be_broken_is_said_and_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
     nothing = Fault("n", "", "", "", bundle=(Edit("files/k3s", "no such text", ""),))
     with pytest.raises(FaultError, match="does not contain 'no such text'"):
-        inject(nothing, Scene(bundle=bundle, out=tmp_path / "out"))
+        inject(nothing, FaultTarget(bundle=bundle, out=tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_changed_profile_is_still_one(tmp_path: Path) -> None:
     seed = PROFILES_DIR / "seed.toml"
-    inject(FAULTS["wrong-channel"], Scene(profile=seed, out=tmp_path / "out.toml"))
+    inject(FAULTS["wrong-channel"], FaultTarget(profile=seed, out=tmp_path / "out.toml"))
     assert load_profile(tmp_path / "out.toml").operator.channel == "beta"
     assert load_profile(seed).operator.channel == "stable"
 

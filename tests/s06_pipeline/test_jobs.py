@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.pipeline import NO_DAEMON, BuildMaker
 
-pytestmark = pytest.mark.stage("runner-plain")
+pytestmark = pytest.mark.steps("runner-plain")
 
 
 @pytest.mark.outcome("pipeline/seed-job-without-docker", needs=["runner/accepted"])

@@ -58,14 +58,14 @@ def test_the_host_path_is_in_the_new_pod_s_config(docker_sock_runner: SeenRunner
     assert found == [wanted], f"[runners.kubernetes.volumes] has host paths {found}"
 
 
-@pytest.mark.stage(f"runner-{DOCKER_SOCK.scene}")
+@pytest.mark.steps(f"runner-{DOCKER_SOCK.setup}")
 @pytest.mark.outcome("docker-sock/build-pod", needs=["docker-sock/host-path", "docker-sock/build/succeeds"])
 def test_the_build_pod_mounts_it(build_of: BuildMaker) -> None:
     """The build pod has the node's docker.sock in its build container, and no privilege.
 
     Seed, "Running docker in a pod": "the host's docker.sock was mounted into the Runner pod".
     """
-    _assert_socket_mounted(build_of(DOCKER_SOCK.scene, DOCKER_SOCK.name))
+    _assert_socket_mounted(build_of(DOCKER_SOCK.setup, DOCKER_SOCK.name))
 
 
 def _assert_socket_mounted(build: Build) -> None:
@@ -77,7 +77,7 @@ def _assert_socket_mounted(build: Build) -> None:
     assert not (container.get("securityContext") or {}).get("privileged"), "the build container is privileged"
 
 
-@pytest.mark.stage("runner-no-docker")
+@pytest.mark.steps("runner-no-docker")
 @pytest.mark.outcome("docker-sock/node-without-docker", needs=["kube-rbac-proxy/replaced"])
 def test_on_a_node_without_docker_the_job_fails(build_of: BuildMaker, second_stack: StackContext) -> None:
     """Where the node has no Docker, the same job fails at docker build, and its log names the reason.

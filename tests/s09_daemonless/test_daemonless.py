@@ -7,14 +7,14 @@ import pytest
 from fixtures.pipeline import DAEMONLESS, BuildMaker
 
 
-@pytest.mark.stage(f"runner-{DAEMONLESS.scene}")
+@pytest.mark.steps(f"runner-{DAEMONLESS.setup}")
 @pytest.mark.outcome("daemonless/nothing-of-the-host", needs=["daemonless/build/succeeds"])
 def test_it_needs_nothing_of_the_host(build_of: BuildMaker) -> None:
     """The safer way builds without privilege, without a path of the host, and without a Docker service.
 
     Seed, "Running docker in a pod": docker.sock "has certain security problems; kaniko is recommended".
     """
-    spec = build_of(DAEMONLESS.scene, DAEMONLESS.name).pod["spec"]
+    spec = build_of(DAEMONLESS.setup, DAEMONLESS.name).pod["spec"]
     of_the_host = [v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v]
     assert not of_the_host, f"it mounts {of_the_host}"
     contexts = {c["name"]: c.get("securityContext") or {} for c in spec["containers"]}

@@ -1,4 +1,4 @@
-"""The stage: what runs, in which order, what a failure takes down, and who waits how long."""
+"""The graph of steps: what runs, in which order, what a failure takes down, and who waits how long."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from fixtures.plugin.outcomes import NotApplicable
-from fixtures.steps.graph import Stage, StageView, Step, closure
+from fixtures.steps.graph import Step, StepsRun, StepsView, closure
 from harness.errors import Blame, EnvironmentProblem, SuiteDefect
 from harness.verdict import Status
 
@@ -43,9 +43,9 @@ def test_steps_that_don_t_need_each_other_overlap(tmp_path):
         s.name: s
         for s in (step("a", run=lambda: both.wait() and None), step("b", run=lambda: both.wait() and None))
     }
-    stage = Stage(tmp_path / "stage")
-    stage.play(steps)
-    assert [s.state for s in stage.states()] == ["done", "done"]
+    run = StepsRun(tmp_path / "steps")
+    run.run(steps)
+    assert [s.state for s in run.states()] == ["done", "done"]
 
 
 def test_a_failure_takes_down_only_what_needs_it(tmp_path):
@@ -59,9 +59,9 @@ def test_a_failure_takes_down_only_what_needs_it(tmp_path):
             step("d", run=lambda: {"x": 1}),
         )
     }
-    stage = Stage(tmp_path / "stage")
-    stage.play(steps)
-    view = StageView(stage.directory)
+    run = StepsRun(tmp_path / "steps")
+    run.run(steps)
+    view = StepsView(run.directory)
     assert {s.name: s.state for s in view.states()} == {
         "a": "failed",
         "b": "skipped",
@@ -81,61 +81,61 @@ def test_a_failure_takes_down_only_what_needs_it(tmp_path):
 
 
 def test_any_other_exception_is_a_defect_of_the_suite(tmp_path):
-    stage = Stage(tmp_path / "stage")
-    stage.play({"a": step("a", run=fail(KeyError("x")))})
-    assert stage.wait("a").error.blame is Blame.SUITE
+    run = StepsRun(tmp_path / "steps")
+    run.run({"a": step("a", run=fail(KeyError("x")))})
+    assert run.wait("a").error.blame is Blame.SUITE
 
 
 def test_a_kept_stage_is_not_played_twice(tmp_path):
-    played = []
-    steps = {"a": step("a", run=lambda: played.append(1) or {"n": len(played)})}
-    Stage(tmp_path / "stage").play(steps)
-    again = Stage(tmp_path / "stage")
-    again.play(steps)
+    ran = []
+    steps = {"a": step("a", run=lambda: ran.append(1) or {"n": len(ran)})}
+    StepsRun(tmp_path / "steps").run(steps)
+    again = StepsRun(tmp_path / "steps")
+    again.run(steps)
     assert again.wait("a").result == {"n": 1}
 
 
 def test_what_has_no_meaning_for_this_run_takes_what_needs_it_along(tmp_path):
     why = NotApplicable("the cluster was there before")
     steps = {s.name: s for s in (step("a", run=fail(why)), step("b", "a"), step("c", "b"), step("d"))}
-    stage = Stage(tmp_path / "stage")
-    stage.play(steps)
+    run = StepsRun(tmp_path / "steps")
+    run.run(steps)
     for name in "abc":
-        state = stage.wait(name)
+        state = run.wait(name)
         assert (state.state, state.error.message) == ("inapplicable", "the cluster was there before")
         assert state.phase(False).status is Status.NOT_APPLICABLE
-    assert stage.wait("d").state == "done"
-    assert stage.critical() == {"d"}
+    assert run.wait("d").state == "done"
+    assert run.critical() == {"d"}
 
 
 def test_cancelled_steps_are_skipped(tmp_path):
-    stage = Stage(tmp_path / "stage")
-    stage.cancelled.set()
-    stage.play({"a": step("a")})
-    assert stage.wait("a").state == "skipped"
+    run = StepsRun(tmp_path / "steps")
+    run.cancelled.set()
+    run.run({"a": step("a")})
+    assert run.wait("a").state == "skipped"
 
 
 def test_a_wait_ends_when_the_owner_is_gone(tmp_path):
-    stage = Stage(tmp_path / "stage")
-    (stage.directory / "owner").write_text("999999999")
+    run = StepsRun(tmp_path / "steps")
+    (run.directory / "owner").write_text("999999999")
     with pytest.raises(SuiteDefect, match="is gone"):
-        StageView(stage.directory).wait("a")
+        StepsView(run.directory).wait("a")
 
 
 def test_the_critical_path_is_the_chain_that_ended_last(tmp_path):
     clock = iter(range(100))
-    stage = Stage(tmp_path / "stage", clock=lambda: float(next(clock)))
+    run = StepsRun(tmp_path / "steps", clock=lambda: float(next(clock)))
     steps = {s.name: s for s in (step("a"), step("b", "a"), step("c", "b"))}
-    stage.play(steps)
-    assert stage.critical() == {"a", "b", "c"}
+    run.run(steps)
+    assert run.critical() == {"a", "b", "c"}
 
 
 def test_no_secret_is_written_to_a_state_file(tmp_path):
     from harness.redact import Secret
 
     token = Secret("tell-nobody-this-word")
-    stage = Stage(tmp_path / "stage")
-    stage.play(
+    run = StepsRun(tmp_path / "steps")
+    run.run(
         {"a": step("a", run=fail(EnvironmentProblem(f"refused {token.reveal()}", evidence=token.reveal())))}
     )
-    assert token.reveal() not in (stage.directory / "a.json").read_text()
+    assert token.reveal() not in (run.directory / "a.json").read_text()

@@ -1,6 +1,6 @@
 """A pytest plugin: the real tests against a cluster and a GitLab that hold nothing at all.
 
-Every step of the stage claims to have succeeded, no outcome blocks another, no wait is longer than a moment.
+Every step claims to have succeeded, no outcome blocks another, no wait is longer than a moment.
 What passes here can't fail.
 """
 
@@ -36,7 +36,7 @@ from fixtures.plugin.hooks import RECORD  # noqa: E402
 from fixtures.plugin.outcomes import Record  # noqa: E402
 from fixtures.plugin.provisioning import Headline  # noqa: E402
 from fixtures.steps.graph import Step  # noqa: E402
-from fixtures.steps.runner_setups import scenes  # noqa: E402
+from fixtures.steps.runner_setups import runner_setups  # noqa: E402
 from harness.kube import ExecResult, KindUnknown  # noqa: E402
 from harness.kube_errors import ApiError  # noqa: E402
 from harness.options import ProvisionOptions  # noqa: E402
@@ -44,7 +44,7 @@ from harness.profile import load_profile  # noqa: E402
 from harness.session import LAYERS  # noqa: E402
 
 harness.gitlab.patient.stop_after_attempt = lambda number: tenacity.stop_after_attempt(1)
-HERE = Path(tempfile.mkdtemp(prefix="empty-world-"))
+HERE = Path(tempfile.mkdtemp(prefix="empty-provisioning-"))
 TOKEN = HERE / "token"
 TOKEN.write_text("glpat-of-nobody-at-all")
 NOWHERE = "http://127.0.0.1:9"
@@ -134,11 +134,11 @@ _SECOND = {
 }
 
 
-class EmptyWorld:
+class EmptyProvisioning:
     """Everything was made, it says."""
 
     name, run_id = "empty", "rc-00000000"
-    stage_dir = HERE / "stage"
+    steps_dir = HERE / "steps"
 
     def headline(self) -> Headline:
         return Headline("seed", "nothing", "nothing", "nothing", ())
@@ -151,9 +151,9 @@ class EmptyWorld:
         found = {name: Step(name, dict) for name in names}
         for name, result in _SECOND.items():
             found[name] = Step(name, functools.partial(dict, result))
-        for scene in scenes("buildah").values():
-            made = {**_MADE, "pipelines": dict.fromkeys(scene.pipelines, 1)}
-            found[scene.step] = Step(scene.step, functools.partial(dict, made))
+        for setup in runner_setups("buildah").values():
+            made = {**_MADE, "pipelines": dict.fromkeys(setup.pipelines, 1)}
+            found[setup.step] = Step(setup.step, functools.partial(dict, made))
         return found
 
     def cancel(self) -> None:
@@ -164,8 +164,8 @@ class EmptyWorld:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_conformance_world(config: Any, options: Any) -> EmptyWorld:
-    return EmptyWorld()
+def pytest_conformance_provisioning(config: Any, options: Any) -> EmptyProvisioning:
+    return EmptyProvisioning()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The scenes' files: the seed's own to the letter, the others sound, and every combination parses."""
+"""The runner set-ups' files: the seed's own to the letter, the others sound, and every combination parses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fixtures.steps.pod_recorder import _without_env
-from fixtures.steps.runner_setups import FILES, SECRET, TAG, _manifests, scenes
+from fixtures.steps.runner_setups import FILES, SECRET, TAG, _manifests, runner_setups
 from harness.gitlab.client import GitLabTarget
 from harness.redact import Secret
 
@@ -27,28 +27,28 @@ def target(tmp_path: Path) -> GitLabTarget:
     )
 
 
-SCENES = scenes("buildah")
+SETUPS = runner_setups("buildah")
 REGISTRY = "10.99.1.2"
 
 
-@pytest.mark.parametrize("name", list(SCENES))
+@pytest.mark.parametrize("name", list(SETUPS))
 def test_manifests_are_the_seed_s_with_token_and_address(name, target):
-    scene = SCENES[name]
-    found = {m["kind"]: m for m in _manifests(scene, target, REGISTRY, "glrt-0123456789abcdef")}
+    setup = SETUPS[name]
+    found = {m["kind"]: m for m in _manifests(setup, target, REGISTRY, "glrt-0123456789abcdef")}
     assert found["Secret"]["stringData"].keys() <= {"runner-registration-token", "ca.crt"}
     spec = found["Runner"]["spec"]
     assert (spec["gitlabUrl"], spec["buildImage"], spec["token"]) == (target.url, "alpine", SECRET)
-    assert ("config" in spec) == bool(scene.config)
+    assert ("config" in spec) == bool(setup.config)
 
 
-@pytest.mark.parametrize("name", [name for name, scene in SCENES.items() if scene.config])
+@pytest.mark.parametrize("name", [name for name, setup in SETUPS.items() if setup.config])
 def test_config_templates_are_toml_and_trust_the_registry_where_a_job_has_to(name, target):
-    scene = SCENES[name]
-    config_map = next(m for m in _manifests(scene, target, REGISTRY, "t") if m["kind"] == "ConfigMap")
+    setup = SETUPS[name]
+    config_map = next(m for m in _manifests(setup, target, REGISTRY, "t") if m["kind"] == "ConfigMap")
     (runner,) = tomllib.loads(config_map["data"]["config.toml"])["runners"]
     volumes = runner["kubernetes"].get("volumes", {})
     mounts = [volume["mount_path"] for volume in volumes.get("secret", [])]
-    assert mounts == (["/etc/docker/certs.d/10.99.1.2"] if scene.trusts_registry else [])
+    assert mounts == (["/etc/docker/certs.d/10.99.1.2"] if setup.trusts_registry else [])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, re
     file = tmp_path / "ca.pem"
     file.write_text(ca)
     theirs = GitLabTarget("https://gitlab.example.com", Secret("not-a-token"), file if ca else None)
-    found = _manifests(SCENES["plain"], theirs, registry, "t")
+    found = _manifests(SETUPS["plain"], theirs, registry, "t")
     config = next(m for m in found if m["kind"] == "ConfigMap")["data"]["config.toml"]
     (runner,) = tomllib.loads(config)["runners"]
     volumes = runner["kubernetes"].get("volumes", {}).get("secret", [])
@@ -73,7 +73,7 @@ def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, re
 
 
 def test_docker_sock_gets_the_seed_s_template_to_the_letter(target):
-    found = _manifests(SCENES["docker-sock"], target, REGISTRY, "t")
+    found = _manifests(SETUPS["docker-sock"], target, REGISTRY, "t")
     config_map = next(m for m in found if m["kind"] == "ConfigMap")
     assert config_map["data"]["config.toml"] == (FILES / "custom-config.toml").read_text()
 
