@@ -1,4 +1,4 @@
-"""The one way to wait: woken by watches, ends at once when there is no hope, and always says why.
+"""The one way to wait: woken by watches, ends at once when it has failed, and always says why.
 
 >>> deployment = wait_for(
 ...     lambda: kube.get("apps/v1/Deployment", "coredns", "kube-system"),
@@ -98,7 +98,7 @@ class WaitError(HarnessError):
         self.events = diagnosis.events
         self.elapsed_s = elapsed_s
         self.hopeless = hopeless
-        end = "there is no hope" if hopeless else "not so"
+        end = "failed" if hopeless else "timed out"
         evidence = "\n".join(part for part in (_last_text(last), diagnosis.text()) if part)
         super().__init__(
             redact(f"{what}: {end} after {elapsed_s:.1f} s: {problem.reason}"),

@@ -1,7 +1,7 @@
 """Artifacts by way of mirrors in China: k3s as INSTALL_K3S_MIRROR=cn fetches it, images from mirrors.
 
 cert-manager and OLM have no mirror of their own: where GitHub can't be reached, RUNNER_CONFORMANCE_GITHUB
-names a mirror laid out like it, or a bundle brings the files (seed: GitHub unreachable).
+names a mirror laid out like it, or a bundle brings the files (how-to: GitHub unreachable).
 """
 
 from __future__ import annotations

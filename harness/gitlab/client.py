@@ -130,7 +130,7 @@ class GitLabSession:
     """A run's dealings with one GitLab. Leaving it removes exactly what it made.
 
     >>> with GitLabSession(target, "rc-0a1b2c3d") as session:
-    ...     runner = session.create_runner(tags=["jh"], description="seed")
+    ...     runner = session.create_runner(tags=["jh"], description="how-to")
     ...     session.commit_files({".gitlab-ci.yml": "…"}, "Build the image")
     ...     pipeline = session.follow_pipeline(session.start_pipeline("main"), timeout_s=300)
     """

@@ -1,4 +1,4 @@
-"""cert-manager, as `kubectl apply -f …/cert-manager.yaml` installs it (seed: Install cert-manager)."""
+"""cert-manager, as `kubectl apply -f …/cert-manager.yaml` installs it (how-to: Install cert-manager)."""
 
 from __future__ import annotations
 

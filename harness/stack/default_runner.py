@@ -1,4 +1,4 @@
-"""The Runner that `runner-conformance up` leaves running: the seed's, with its tag, online in GitLab."""
+"""The Runner that `runner-conformance up` leaves running: the how-to's, with its tag, online in GitLab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operator Lifecycle Manager, in the steps of its release's install.sh (seed: "Install … OLM").
+"""Operator Lifecycle Manager, in the steps of its release's install.sh (how-to: "Install … OLM").
 
 install.sh refuses a second installation, creates crds.yaml, waits for Established, creates olm.yaml, waits
 for the rollout of olm-operator and catalog-operator, for the CSV ``packageserver`` to succeed and roll out.

@@ -1,6 +1,6 @@
-"""GitLab Runner Operator through OLM (seed: Install Operator), held at the version asked for.
+"""GitLab Runner Operator through OLM (how-to: Install Operator), held at the version asked for.
 
-The seed's Subscription alone gives today's head of the channel. So: ``startingCSV`` with Manual approval,
+The how-to's Subscription alone gives today's head of the channel. So: ``startingCSV`` with Manual approval,
 and only the InstallPlan whose ``clusterServiceVersionNames`` is the CSV asked for is approved; the plan for
 the next version shows up while the first one is still installing.
 

@@ -1,4 +1,4 @@
-"""A Runner, as the seed creates it: Secret with the token, optional config.toml, Runner resource."""
+"""A Runner, as the how-to creates it: Secret with the token, optional config.toml, Runner resource."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.wait import Watched, wait_for
 NAME = "runner"
 RUNNER = "apps.gitlab.com/v1beta2/Runner"
 NAMESPACE = "default"
-"""Where the seed puts it. Not ``operators``: Pod Security baseline there refuses privileged build pods."""
+"""Where the how-to puts it. Not ``operators``: Pod Security baseline there refuses privileged build pods."""
 RUNNER_NAME = "jh-gitlab-runner"
 
 TOKEN_KEY = "runner-registration-token"

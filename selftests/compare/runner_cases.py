@@ -20,20 +20,20 @@ HELPER_IMAGE = (
 
 # Recorded, and on purpose not done by the stand-in or not compared here.
 LEFT_OUT = {
-    "artifacts*, cache*, job dependencies": "neither the seed's job nor its failures use them",
+    "artifacts*, cache*, job dependencies": "neither the how-to's job nor its failures use them",
     "debug-trace": "the scripts' text is the runner's own affair; only their effects are compared",
     "reset-token, health-check, exec, install, run-single, --help texts": "nothing in the chain calls them",
     "goroutine dump of the short-token panic": "only its first line and the exit code are compared",
     "wording of a TOML syntax error": "the parser's own words",
-    "several pull policies, services in config.toml, overwrite variables": "not in the seed",
-    "submodules, git-lfs, GIT_CLEAN_FLAGS, hooks, session server": "not in the seed",
+    "several pull policies, services in config.toml, overwrite variables": "not in the how-to",
+    "submodules, git-lfs, GIT_CLEAN_FLAGS, hooks, session server": "not in the how-to",
     "exact times, number of log patches and of GET pod": "they depend on the machine's speed",
-    "clone_url, a CA of their own for git in the helper, proxies": "the seed's GitLab needs none of them",
+    "clone_url, a CA of their own for git in the helper, proxies": "the how-to's GitLab needs none of them",
     "rbac-*, quota, service-account-missing": "the API server's own words, as for namespace and PSA",
     "unschedulable": "180 s of waiting; the text of the wait is the same as while an image is pulled",
     "seed-job-*, dind-*, private-image-*, registry-*": "need Docker and a registry: the suite's own tests",
     "gitlab-unreachable-*": "compared by hand only: needs a server that goes away",
-    "CI_DEBUG_TRACE off switch, custom ports, Windows, other executors": "not in the seed",
+    "CI_DEBUG_TRACE off switch, custom ports, Windows, other executors": "not in the how-to",
     "branch, Go version, build date in --version and User-Agent": "the stand-in says there that it is one",
 }
 

@@ -17,14 +17,14 @@ from selftests.e2e.host_state import difference, processes_below, snapshot
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a stack needs root")
 
 
-def test_up_gives_the_seeds_objects_and_down_leaves_the_host_as_it_was(
+def test_up_gives_the_how_tos_objects_and_down_leaves_the_host_as_it_was(
     host: Host, bundle_dir: Path, tmp_path: Path
 ) -> None:
     before = snapshot("none yet", ignore=(tmp_path,))
     printed = host.up("tidy", bundle_dir)
     assert "Rehearsal" in printed
     assert "critical path" in printed
-    _has_the_seeds_objects(host, "tidy", bundle_dir)
+    _has_the_how_tos_objects(host, "tidy", bundle_dir)
     assert host.run("status", "tidy").returncode == 0
 
     run_id = StackState.load(host.state_dir("tidy")).run_id
@@ -48,17 +48,17 @@ def test_two_stacks_of_both_kubernetes_versions_side_by_side(
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(host.up, wanted, wanted.values()))
     for name, bundle in wanted.items():
-        _has_the_seeds_objects(host, name, bundle)
+        _has_the_how_tos_objects(host, name, bundle)
     versions = {name: host.kubectl(name, bundle, "get", "nodes") for name, bundle in wanted.items()}
     assert "v1.28." in versions["old"]
     assert "v1.37." in versions["new"]
     host.down("old")
     assert host.run("status", "new").returncode == 0, "one stack's end disturbs the other"
-    _has_the_seeds_objects(host, "new", new_bundle_dir)
+    _has_the_how_tos_objects(host, "new", new_bundle_dir)
     host.down("new")
 
 
-def _has_the_seeds_objects(host: Host, name: str, bundle: Path) -> None:
+def _has_the_how_tos_objects(host: Host, name: str, bundle: Path) -> None:
     """What the article's own looks show when all went well."""
     csv = host.kubectl(name, bundle, "get", "csv", "-n", "operators", "--no-headers")
     assert csv.split()[0] == "gitlab-runner-operator.v1.15.1"

@@ -42,12 +42,12 @@ _SCHEDULABLE = {"spec": {"unschedulable": None}}
 BREAKAGES: tuple[Breakage, ...] = (
     Breakage(
         "an API server of v1.20.15 behind the kubeconfig",
-        {"cluster/kubernetes-version": r"the API server is v1\.20\.15, the seed asks for v1\.21\.1"},
+        {"cluster/kubernetes-version": r"the API server is v1\.20\.15, the how-to asks for v1\.21\.1"},
         old_api_server,
     ),
     Breakage(
         "Deployment cert-manager (the controller) scaled to 0",
-        {"cert-manager/certificate-issued": "Certificate selfsigned Ready: not so after 60"},
+        {"cert-manager/certificate-issued": "Certificate selfsigned Ready: timed out after 60"},
         scaled("cert-manager", "cert-manager"),
     ),
     Breakage(
@@ -195,7 +195,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     Breakage(
         "a host path in the default Runner's config.toml",
         {"docker-sock/absent-by-default": r"\[runners\.kubernetes\.volumes\] is .*'/x'"},
-        in_runner_pod("seed", _SAVE + f"printf '{_SOCKET_LINES}' >> {CONFIG_TOML}", _RESTORE),
+        in_runner_pod("how-to", _SAVE + f"printf '{_SOCKET_LINES}' >> {CONFIG_TOML}", _RESTORE),
     ),
     Breakage(
         "the socket's host path changed in the pod's config.toml",
@@ -221,7 +221,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "an object of the deleted Runner that nobody removes",
-        {"runner/deleted": r"gone: not so after 90.*/runner-to-delete/jh-gitlab-runner-runner-left"},
+        {"runner/deleted": r"gone: timed out after 90.*/runner-to-delete/jh-gitlab-runner-runner-left"},
         created(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{RUNNER}-runner-left"}},
             "runner-to-delete",
@@ -235,7 +235,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     Breakage(
         "the runner's tag changed in GitLab",
         {"runner/online": r"its tags are \['another'\]"},
-        runner_in_gitlab("seed", {"tag_list": ["another"]}, {"tag_list": ["jh"]}),
+        runner_in_gitlab("how-to", {"tag_list": ["another"]}, {"tag_list": ["jh"]}),
     ),
     Breakage(
         "another image pushed under the builds' tags",
@@ -259,7 +259,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "CatalogSource operatorhubio-catalog deleted",
-        {"olm/package": "PackageManifest gitlab-runner-operator is there: not so|offers|has channels"},
+        {"olm/package": "PackageManifest gitlab-runner-operator is there: timed out|offers|has channels"},
         deleted("operators.coreos.com/v1alpha1/CatalogSource", "operatorhubio-catalog", "olm"),
     ),
     Breakage(

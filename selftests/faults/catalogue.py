@@ -184,7 +184,7 @@ _CLUSTER = (
         "coredns-stopped",
         "CoreDNS has no pod",
         "cluster/dns",
-        r"cluster DNS has an endpoint: there is no hope .*Deployment kube-system/coredns .* 0 replicas",
+        r"cluster DNS has an endpoint: failed .*Deployment kube-system/coredns .* 0 replicas",
         Blame.PRODUCT,
         stack=(
             Patch(
@@ -355,7 +355,7 @@ _RUNNER_AND_JOBS = (
     Fault(
         "operator-webhook-untrusted",
         "the API server has another CA than the operator's webhook",
-        "provision/runner-seed",
+        "provision/runner-how-to",
         r"x509|certificate",
         Blame.PRODUCT,
         stack=(

@@ -1,4 +1,4 @@
-"""Slips: runs of a copy of this project in which a file of the seed says something else than it should.
+"""Slips: runs of a copy of this project in which a file of the how-to says something else than it should.
 
 What a pipeline or a second cluster did can't be broken afterwards; so the files are wrong from the start.
 """
@@ -103,7 +103,7 @@ RUNS: tuple[Run, ...] = (
         (
             Slip(
                 "gcr.io can be reached from the second cluster",
-                {"kube-rbac-proxy/pull-fails": "kube-rbac-proxy can't be pulled: there is no hope"},
+                {"kube-rbac-proxy/pull-fails": "kube-rbac-proxy can't be pulled: failed"},
                 "fixtures/second_cluster.py",
                 'unreachable_registries=("gcr.io",)',
                 "unreachable_registries=()",

@@ -107,7 +107,7 @@ def node(do: Object, undo: Object) -> Break:
 
 @contextmanager
 def old_api_server(stacks: Stacks) -> Iterator[None]:
-    """The kubeconfig leads to an API server that says it is of a version before the seed's minimum."""
+    """The kubeconfig leads to an API server that says it is of a version before the how-to's minimum."""
 
     class Old(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -269,8 +269,8 @@ def encoded(text: str) -> str:
 
 @contextmanager
 def plrt_token(stacks: Stacks) -> Iterator[None]:
-    """The Secret holds the token that the seed's slip of the pen describes."""
-    namespace = stacks.setup("seed")["namespace"]
+    """The Secret holds the token that the how-to's slip of the pen describes."""
+    namespace = stacks.setup("how-to")["namespace"]
     before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
     changed = {"data": {TOKEN_KEY: encoded("plrt-of-the-how-to")}}
     with patch("v1/Secret", SECRET, namespace, changed, {"data": {TOKEN_KEY: before}})(stacks):
@@ -279,7 +279,7 @@ def plrt_token(stacks: Stacks) -> Iterator[None]:
 
 @contextmanager
 def empty_token(stacks: Stacks) -> Iterator[None]:
-    namespace = stacks.setup("seed")["namespace"]
+    namespace = stacks.setup("how-to")["namespace"]
     before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
     with patch("v1/Secret", SECRET, namespace, {"data": {TOKEN_KEY: ""}}, {"data": {TOKEN_KEY: before}})(
         stacks

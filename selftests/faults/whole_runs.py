@@ -15,7 +15,7 @@ SHOWN_BY = {
     "provision/cluster": "cluster/kubernetes-version",
     "provision/registry": "pipeline/dind/succeeds",
     "provision/operator": "operator/csv",
-    "provision/runner-seed": "runner/accepted",
+    "provision/runner-how-to": "runner/accepted",
 }
 """What is run where no outcome but a phase must be red: one that stands on it."""
 EXIT_ENVIRONMENT = 10

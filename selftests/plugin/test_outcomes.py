@@ -29,7 +29,7 @@ def specs() -> list[Spec]:
     return declared()
 
 
-def test_every_section_of_the_seed_has_outcomes(specs):
+def test_every_section_of_the_how_to_has_outcomes(specs):
     assert list(dict.fromkeys(spec.section for spec in specs)) == SECTIONS
 
 
@@ -50,9 +50,9 @@ def test_needs_have_no_circle_and_reach_the_cluster(specs):
     assert still_green == ["cluster/kubernetes-version", "cluster/k3s-version"]
 
 
-def test_every_promise_names_the_seed_s_section(specs):
+def test_every_promise_names_the_how_to_s_section(specs):
     for spec in specs:
-        assert re.match(r'Seed, (introduction|"[^"]+"(, end)?( and "[^"]+")?):', spec.promise), spec.id
+        assert re.match(r'How-to, (introduction|"[^"]+"(, end)?( and "[^"]+")?):', spec.promise), spec.id
 
 
 def test_the_page_of_outcomes_is_what_the_tests_say(specs):

@@ -38,7 +38,7 @@ document.title = JSON.stringify({
 def page() -> str:
     outcomes = (
         Outcome(
-            "cluster/node-ready", "One node is Ready", Status.PASSED, promise="Seed: Ready", duration_s=1
+            "cluster/node-ready", "One node is Ready", Status.PASSED, promise="How-to: Ready", duration_s=1
         ),
         Outcome(
             "operator/controller",

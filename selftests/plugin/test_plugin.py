@@ -14,14 +14,14 @@ GOOD = '''
     def test_node(cluster):
         """One node.
 
-        Seed, "k3s": one node Ready.
+        How-to, "k3s": one node Ready.
         """
 
     @outcome("olm/catalog", needs=["cluster/node"])
     def test_catalog(olm):
         """The catalog.
 
-        Seed, "OLM": READY.
+        How-to, "OLM": READY.
         """
         assert olm["made"] == "olm"
 
@@ -29,7 +29,7 @@ GOOD = '''
     def test_csv(operator):
         """The CSV.
 
-        Seed, "Operator": Succeeded.
+        How-to, "Operator": Succeeded.
         """
 '''
 RED = GOOD.replace('== "olm"', '== "something else", "v1/CatalogSource/olm/x: READY expected"')
@@ -90,7 +90,7 @@ def test_a_blocked_test_is_not_even_begun(project):
     def test_last():
         """Last.
 
-        Seed: last.
+        How-to: last.
         """
         open("begun.txt", "w").close()
 '''
@@ -107,14 +107,14 @@ def test_order_does_not_matter(project):
     def test_b(cluster):
         """B.
 
-        Seed: b.
+        How-to: b.
         """
 
     @outcome("a/first")
     def test_a(cluster):
         """A.
 
-        Seed: a.
+        How-to: a.
         """
         assert False, "a is red"
 '''
@@ -215,7 +215,7 @@ def test_a_teardown_that_fails_fails_the_run_separately(project):
     def test_deleted(untidy):
         """Deleted.
 
-        Seed: deleted.
+        How-to: deleted.
         """
 '''
     )
@@ -248,7 +248,7 @@ def test_not_applicable_needs_a_reason_and_does_not_block(project):
     def test_a(cluster):
         """A.
 
-        Seed: a.
+        How-to: a.
         """
         raise NotApplicable("the lab has no kaniko")
 
@@ -256,7 +256,7 @@ def test_not_applicable_needs_a_reason_and_does_not_block(project):
     def test_b(cluster):
         """B.
 
-        Seed: b.
+        How-to: b.
         """
 '''
     )
@@ -305,7 +305,7 @@ def test_no_secret_reaches_any_sink(project):
     def test_a(operator):
         """A.
 
-        Seed: a.
+        How-to: a.
         """
         print("printed", token.reveal())
         logging.warning("logged %s", token.reveal())
@@ -376,7 +376,7 @@ def test_contradictions_are_usage_errors_with_their_consequence(project, args, m
     [
         (lambda s: s.replace("olm/catalog", "Catalog"), "*is not section/name*"),
         (lambda s: s.replace("olm/catalog", "cluster/node"), "*is tests/test_example.py::test_node already*"),
-        (lambda s: s.replace('        Seed, "OLM": READY.\n', ""), "*must say what the seed promises*"),
+        (lambda s: s.replace('        How-to, "OLM": READY.\n', ""), "*must say what the how-to promises*"),
     ],
 )
 def test_a_bad_declaration_is_refused_before_anything_starts(project, spoil, message):

@@ -1,4 +1,4 @@
-"""The runner set-ups' files: the seed's own to the letter, the others sound, and every combination parses."""
+"""Files of runner set-ups: the how-to's to the letter, the others sound; every combination parses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REGISTRY = "10.99.1.2"
 
 
 @pytest.mark.parametrize("name", list(SETUPS))
-def test_manifests_are_the_seed_s_with_token_and_address(name, target):
+def test_manifests_are_the_how_to_s_with_token_and_address(name, target):
     setup = SETUPS[name]
     found = {m["kind"]: m for m in _manifests(setup, target, REGISTRY, "glrt-0123456789abcdef")}
     assert found["Secret"]["stringData"].keys() <= {"runner-registration-token", "ca.crt"}
@@ -72,7 +72,7 @@ def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, re
     assert secrets.get("registry-ca") == ({"ca.crt": ca} if trusted else None)
 
 
-def test_docker_sock_gets_the_seed_s_template_to_the_letter(target):
+def test_docker_sock_gets_the_how_to_s_template_to_the_letter(target):
     found = _manifests(SETUPS["docker-sock"], target, REGISTRY, "t")
     config_map = next(m for m in found if m["kind"] == "ConfigMap")
     assert config_map["data"]["config.toml"] == (FILES / "custom-config.toml").read_text()
@@ -87,7 +87,7 @@ def test_ci_files_hold_one_tagged_job(path):
         assert job["tags"] == [TAG]
 
 
-def test_the_seed_s_job():
+def test_the_how_to_s_job():
     job = yaml.safe_load((FILES / "gitlab-ci.yml").read_text())["build"]
     assert job == {
         "image": "docker:latest",

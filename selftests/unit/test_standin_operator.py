@@ -18,7 +18,7 @@ from lab.standins.gitlab_runner_operator.controller import reconcile, render, we
 from lab.standins.gitlab_runner_operator.controller.main import Queue
 
 STANDIN = Path(generate.__file__).parent
-SEED_CONFIG_TOML = """\
+HOW_TO_CONFIG_TOML = """\
 concurrent = 10
 check_interval = 30
 log_level = "info"
@@ -27,7 +27,7 @@ Object = dict[str, Any]
 
 
 def runner(**spec: Any) -> Object:
-    """The seed's Runner."""
+    """The how-to's Runner."""
     return {
         "apiVersion": "apps.gitlab.com/v1beta2",
         "kind": "Runner",
@@ -48,7 +48,7 @@ def values(env: list[Object]) -> dict[str, str]:
 # Rendering
 
 
-def test_config_map_is_the_seeds() -> None:
+def test_config_map_is_the_how_tos() -> None:
     config_map = render.config_map(runner())
     assert config_map["metadata"]["name"] == "jh-gitlab-runner-runner-config"
     assert sorted(config_map["data"]) == [
@@ -59,7 +59,7 @@ def test_config_map_is_the_seeds() -> None:
         "entrypoint",
         "register-runner",
     ]
-    assert config_map["data"]["config.toml"] == SEED_CONFIG_TOML
+    assert config_map["data"]["config.toml"] == HOW_TO_CONFIG_TOML
     assert config_map["data"]["ci_server_url"] == "https://jihulab.com"
 
 
@@ -168,8 +168,8 @@ def csv(version: str) -> Object:
     return generate.manifests(version)["gitlab-runner-operator.clusterserviceversion.yaml"]
 
 
-def test_csv_is_the_seeds() -> None:
-    """``kubectl get csv`` in the seed: name, DISPLAY, VERSION, REPLACES."""
+def test_csv_is_the_how_tos() -> None:
+    """``kubectl get csv`` in the how-to: name, DISPLAY, VERSION, REPLACES."""
     found = csv("1.15.1")
     assert found["metadata"]["name"] == "gitlab-runner-operator.v1.15.1"
     assert found["spec"]["displayName"] == "GitLab Runner"

@@ -163,7 +163,7 @@ def test_timeout_without_any_finding_still_says_what_was_seen(clock: FakeClock) 
 
 
 def test_hopeless_ends_at_once(clock: FakeClock) -> None:
-    with pytest.raises(WaitError, match=r"there is no hope after 0\.0 s: Failed, really") as caught:
+    with pytest.raises(WaitError, match=r"failed after 0\.0 s: Failed, really") as caught:
         wait_for(
             lambda: phase("Failed"),
             ready=lambda it: False,

@@ -1,4 +1,4 @@
-"""Seed, "Installing k3s": a single-node Kubernetes that is ready for the operator."""
+"""How-to, "Installing k3s": a single-node Kubernetes that is ready for the operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.versions.checks import MINIMUM_KUBERNETES
 from harness.wait import Watched, wait_for
 
 ROLES_TIMEOUT_S = 30
-"""Seen: less than a second; the seed's listing is of a node that is 38 s old."""
+"""Seen: less than a second; the how-to's listing is of a node that is 38 s old."""
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -25,18 +25,18 @@ def _version(text: str) -> tuple[int, ...]:
 def test_kubernetes_is_new_enough(kube: Kube) -> None:
     """Kubernetes is v1.21.1 or newer.
 
-    Seed, introduction: "Two prerequisites: Kubernetes must be v1.21.1 or above".
+    How-to, introduction: "Two prerequisites: Kubernetes must be v1.21.1 or above".
     """
     found = kube.request("GET", "/version")["gitVersion"]
     minimum = ".".join(map(str, MINIMUM_KUBERNETES))
-    assert _version(found) >= MINIMUM_KUBERNETES, f"the API server is {found}, the seed asks for v{minimum}"
+    assert _version(found) >= MINIMUM_KUBERNETES, f"the API server is {found}, the how-to asks for v{minimum}"
 
 
 @pytest.mark.outcome("cluster/k3s-version")
 def test_k3s_version(node_shell: NodeShell, reached: Reached) -> None:
     """`k3s --version` names the version asked for.
 
-    Seed, "Installing k3s": "k3s --version → k3s version v1.28.5+k3s1 (5b2d1271), go version go1.20.12".
+    How-to, "Installing k3s": "k3s --version → k3s version v1.28.5+k3s1 (5b2d1271), go version go1.20.12".
     """
     first, second = node_shell("k3s", "--version").strip().splitlines()
     named = re.fullmatch(r"k3s version (\S+) \(([0-9a-f]{8})\)", first)
@@ -49,7 +49,7 @@ def test_k3s_version(node_shell: NodeShell, reached: Reached) -> None:
 def test_one_node_is_ready(node: Object) -> None:
     """There is one node, and it is Ready.
 
-    Seed, "Installing k3s": "kubectl get nodes → vm-0-12-ubuntu Ready … a single-node k3s cluster".
+    How-to, "Installing k3s": "kubectl get nodes → vm-0-12-ubuntu Ready … a single-node k3s cluster".
     """
     expect.fields(node, {"status.conditions[type=Ready].status": "True"})
     assert not node["spec"].get("unschedulable"), f"{expect.ref(node)} is cordoned"
@@ -59,7 +59,7 @@ def test_one_node_is_ready(node: Object) -> None:
 def test_the_node_is_control_plane_and_master(node: Object, kube: Kube) -> None:
     """The node's roles are control-plane and master.
 
-    Seed, "Installing k3s": "ROLES control-plane,master".
+    How-to, "Installing k3s": "ROLES control-plane,master".
     """
     prefix, name = "node-role.kubernetes.io/", node["metadata"]["name"]
 
@@ -82,7 +82,7 @@ def test_the_node_is_control_plane_and_master(node: Object, kube: Kube) -> None:
 def test_the_kubelet_is_k3s_s(our_cluster: object, node: Object, reached: Reached) -> None:
     """The node's kubelet has k3s's version.
 
-    Seed, "Installing k3s": "VERSION v1.28.5+k3s1", the same as `k3s --version`.
+    How-to, "Installing k3s": "VERSION v1.28.5+k3s1", the same as `k3s --version`.
     """
     reached("k3s", node["status"]["nodeInfo"]["kubeletVersion"])
 
@@ -91,7 +91,7 @@ def test_the_kubelet_is_k3s_s(our_cluster: object, node: Object, reached: Reache
 def test_a_pod_runs(run_pod: RunPod) -> None:
     """A pod is scheduled, its image is pulled, and it runs to its end.
 
-    Seed, "Installing k3s": the cluster can now be used to install GitLab Runner.
+    How-to, "Installing k3s": the cluster can now be used to install GitLab Runner.
     """
     assert run_pod("hello", "echo", "hello from a pod") == "hello from a pod\n"
 
@@ -100,7 +100,7 @@ def test_a_pod_runs(run_pod: RunPod) -> None:
 def test_cluster_dns_answers(run_pod: RunPod, kube: Kube) -> None:
     """A pod resolves the name of a Service to its address.
 
-    Seed, "Installing k3s": the cluster can now be used; operator and Runner find their Services by name.
+    How-to, "Installing k3s": the cluster can now be used; operator and Runner find their Services by name.
     """
     service = expect.there(kube.get("v1/Service", "kubernetes", "default"), "Service kubernetes")
     wait_for_dns(kube)

@@ -1,4 +1,4 @@
-"""Seed, "Installing cert-manager": `kubectl apply -f …/v1.7.1/cert-manager.yaml`."""
+"""How-to, "Installing cert-manager": `kubectl apply -f …/v1.7.1/cert-manager.yaml`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ CRDS = (
 def test_its_six_kinds_are_served(cert_manager: Kube) -> None:
     """The release's six CRDs are there and Established.
 
-    Seed, "Installing cert-manager": "customresourcedefinition …/certificaterequests.cert-manager.io created,
-    certificates … created, challenges.acme … created, …".
+    How-to, "Installing cert-manager": "customresourcedefinition …/certificaterequests.cert-manager.io
+    created, certificates … created, challenges.acme … created, …".
     """
     for name in CRDS:
         crd = cert_manager.get("apiextensions.k8s.io/v1/CustomResourceDefinition", name)
@@ -46,7 +46,7 @@ def test_its_six_kinds_are_served(cert_manager: Kube) -> None:
 def test_both_webhook_configurations_are_there(cert_manager: Kube) -> None:
     """The mutating and the validating webhook configuration exist and point at the webhook's Service.
 
-    Seed, "Installing cert-manager": "mutatingwebhookconfiguration …/cert-manager-webhook created,
+    How-to, "Installing cert-manager": "mutatingwebhookconfiguration …/cert-manager-webhook created,
     validatingwebhookconfiguration …/cert-manager-webhook created".
     """
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
@@ -67,7 +67,7 @@ def test_both_webhook_configurations_are_there(cert_manager: Kube) -> None:
 def test_three_deployments_are_available(cert_manager: Kube) -> None:
     """Controller, cainjector and webhook are rolled out.
 
-    Seed, "Installing cert-manager": the manifest's many resources were installed, and are used from here on.
+    How-to, "Installing cert-manager": the manifest's many resources were installed and are used from here on.
     """
     for name in DEPLOYMENTS:
         assert_rolled_out(cert_manager, NAMESPACE, name)
@@ -77,7 +77,7 @@ def test_three_deployments_are_available(cert_manager: Kube) -> None:
 def test_it_is_the_version_asked_for(cert_manager: Kube, reached: Reached) -> None:
     """All three run the version asked for, which is v1.7.1 or newer.
 
-    Seed, introduction: "cert-manager must be v1.7.1 or above"; the URL applied says v1.7.1.
+    How-to, introduction: "cert-manager must be v1.7.1 or above"; the URL applied says v1.7.1.
     """
     running = {
         tag
@@ -98,7 +98,7 @@ def test_it_is_the_version_asked_for(cert_manager: Kube, reached: Reached) -> No
 def test_the_webhook_really_answers(cert_manager: Kube, stack: StackContext, checks_namespace: str) -> None:
     """The webhook admits a good Certificate and refuses one that no schema would refuse.
 
-    Seed, "Installing cert-manager": both webhook configurations were created, so the API server asks it.
+    How-to, "Installing cert-manager": both webhook configurations were created, so the API server asks it.
     """
     good = certificate("probe", checks_namespace, stack.run_id, ["probe.example"])
     cert_manager.apply(good, dry_run=True)
@@ -112,7 +112,7 @@ def test_the_webhook_really_answers(cert_manager: Kube, stack: StackContext, che
 def test_a_self_signed_certificate_is_issued(self_signed: Object, kube: Kube) -> None:
     """A self-signed Certificate becomes a Secret whose key and certificate belong together.
 
-    Seed, introduction: cert-manager is a prerequisite of the operator: it has to issue certificates.
+    How-to, introduction: cert-manager is a prerequisite of the operator: it has to issue certificates.
     """
     name, namespace = self_signed["metadata"]["name"], self_signed["metadata"]["namespace"]
     wait_for(

@@ -1,4 +1,4 @@
-"""Seed, "Installing Operator Lifecycle Manager": install.sh v0.26.0."""
+"""How-to, "Installing Operator Lifecycle Manager": install.sh v0.26.0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LISTED_TIMEOUT_S = 60
 def test_its_kinds_are_served(olm: Kube) -> None:
     """OLM's eight CRDs are there and Established.
 
-    Seed, "Installing OLM": "catalogsources.operators.coreos.com created, clusterserviceversions … created".
+    How-to, "Installing OLM": "catalogsources.operators.coreos.com created, clusterserviceversions … created".
     """
     for name in CRDS:
         crd = olm.get("apiextensions.k8s.io/v1/CustomResourceDefinition", name)
@@ -38,8 +38,8 @@ def test_its_kinds_are_served(olm: Kube) -> None:
 def test_both_operators_are_rolled_out(olm: Kube) -> None:
     """olm-operator and catalog-operator are rolled out.
 
-    Seed, "Installing OLM": "deployment "olm-operator" successfully rolled out, deployment "catalog-operator"
-    successfully rolled out".
+    How-to, "Installing OLM": "deployment "olm-operator" successfully rolled out, deployment
+    "catalog-operator" successfully rolled out".
     """
     assert_rolled_out(olm, NAMESPACE, "olm-operator")
     assert_rolled_out(olm, NAMESPACE, "catalog-operator")
@@ -49,7 +49,7 @@ def test_both_operators_are_rolled_out(olm: Kube) -> None:
 def test_the_package_server_has_succeeded(olm: Kube, reached: Reached) -> None:
     """The CSV packageserver has Succeeded, its Deployment is rolled out, and it is of the version asked for.
 
-    Seed, "Installing OLM": "Package server phase: Succeeded, deployment "packageserver" successfully rolled
+    How-to, "Installing OLM": "Package server phase: Succeeded, deployment "packageserver" successfully rolled
     out"; `bash -s v0.26.0`.
     """
     csv = olm.get(CSV, "packageserver", NAMESPACE)
@@ -62,7 +62,7 @@ def test_the_package_server_has_succeeded(olm: Kube, reached: Reached) -> None:
 def test_the_catalog_is_ready(olm: Kube, profile: Profile) -> None:
     """The community catalog is connected to.
 
-    Seed, "Install Operator": the Subscription finds gitlab-runner-operator in OperatorHub.io's catalog.
+    How-to, "Install Operator": the Subscription finds gitlab-runner-operator in OperatorHub.io's catalog.
     """
     catalog = olm.get(CATALOG_SOURCE, profile.operator.catalog, NAMESPACE)
     expect.fields(catalog, {"status.connectionState.lastObservedState": "READY"}, "the CatalogSource")
@@ -72,7 +72,7 @@ def test_the_catalog_is_ready(olm: Kube, profile: Profile) -> None:
 def test_the_operator_is_on_offer(olm: Kube, profile: Profile) -> None:
     """The package is on offer, with the channel that the Subscription names and the CSV asked for in it.
 
-    Seed, "Install Operator": operatorhub.io/install/stable/gitlab-runner-operator.yaml.
+    How-to, "Install Operator": operatorhub.io/install/stable/gitlab-runner-operator.yaml.
     """
     wish = profile.operator
     package = wait_for(
@@ -95,7 +95,7 @@ def test_the_operator_is_on_offer(olm: Kube, profile: Profile) -> None:
 def test_a_second_installation_is_refused(olm: Kube, stack: StackContext, artifacts: Artifacts) -> None:
     """Installing OLM again is refused, as install.sh refuses it, and changes nothing.
 
-    Seed, "Installing OLM": install.sh; it looks for the Deployment olm-operator, and creates (not applies).
+    How-to, "Installing OLM": install.sh; it looks for the Deployment olm-operator, and creates (not applies).
     """
     before = assert_rolled_out(olm, NAMESPACE, "olm-operator")
     with pytest.raises(EnvironmentProblem, match="OLM is already installed in namespace olm"):

@@ -1,4 +1,4 @@
-"""Seed, "Install Operator" and "Looking at the installed operator"."""
+"""How-to, "Install Operator" and "Looking at the installed operator"."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTLING_S = 10
 def test_the_subscription(operator: Kube, profile: Profile) -> None:
     """The Subscription exists under its name and asks for the package's channel.
 
-    Seed, "Install Operator": "subscription.operators.coreos.com/my-gitlab-runner-operator created".
+    How-to, "Install Operator": "subscription.operators.coreos.com/my-gitlab-runner-operator created".
     """
     wish = profile.operator
     found = operator.get(SUBSCRIPTION, wish.subscription_name, wish.namespace)
@@ -49,7 +49,7 @@ def test_the_subscription(operator: Kube, profile: Profile) -> None:
 def test_only_the_plan_for_the_csv_asked_for_was_carried_out(operator: Kube, profile: Profile) -> None:
     """The InstallPlan for the CSV asked for is Complete; a plan for any other was not approved.
 
-    Seed, "Looking at the installed operator": the CSV is v1.15.1, though the channel has moved on since.
+    How-to, "Looking at the installed operator": the CSV is v1.15.1, though the channel has moved on since.
     """
     wish = profile.operator
     plans = operator.list(INSTALL_PLAN, wish.namespace)
@@ -66,9 +66,9 @@ def _plan(plan: Object) -> str:
 
 @pytest.mark.outcome("operator/csv", needs=["operator/install-plan"])
 def test_the_csv(csv: Object, profile: Profile, reached: Reached) -> None:
-    """The CSV has the name, display name, version and predecessor that the seed's listing shows.
+    """The CSV has the name, display name, version and predecessor that the how-to's listing shows.
 
-    Seed, "Looking at the installed operator": "gitlab-runner-operator.v1.15.1, DISPLAY GitLab Runner,
+    How-to, "Looking at the installed operator": "gitlab-runner-operator.v1.15.1, DISPLAY GitLab Runner,
     VERSION 1.15.1, REPLACES gitlab-runner-operator.v1.15.0".
     """
     expect.fields(csv, {"spec.displayName": "GitLab Runner", "spec.version": profile.operator.version})
@@ -81,7 +81,7 @@ def test_the_csv(csv: Object, profile: Profile, reached: Reached) -> None:
 def test_the_runner_kind_is_served(operator: Kube) -> None:
     """The CRD runners.apps.gitlab.com is Established and serves and stores v1beta2.
 
-    Seed, "Creating the Runner CRD": "apiVersion: apps.gitlab.com/v1beta2, kind: Runner".
+    How-to, "Creating the Runner CRD": "apiVersion: apps.gitlab.com/v1beta2, kind: Runner".
     """
     crd = operator.get("apiextensions.k8s.io/v1/CustomResourceDefinition", "runners.apps.gitlab.com")
     expect.fields(
@@ -101,7 +101,7 @@ def test_the_runner_kind_is_served(operator: Kube) -> None:
 def test_the_controller_runs_and_stays(operator: Kube, controller_pod: Object, profile: Profile) -> None:
     """The controller's pod is 2/2 (manager and kube-rbac-proxy), Running, and is not restarted.
 
-    Seed, "Looking at the installed operator": "gitlab-runner-controller-manager-… 2/2 Running 0".
+    How-to, "Looking at the installed operator": "gitlab-runner-controller-manager-… 2/2 Running 0".
     """
     containers = sorted(container["name"] for container in controller_pod["spec"]["containers"])
     assert containers == ["kube-rbac-proxy", "manager"], f"its containers are {containers}"
@@ -137,7 +137,7 @@ def _age_left_s(pod: Object) -> float:
 def test_the_csv_has_succeeded(csv: Object) -> None:
     """The CSV's phase is Succeeded.
 
-    Seed, "Looking at the installed operator": "PHASE Succeeded".
+    How-to, "Looking at the installed operator": "PHASE Succeeded".
     """
     expect.fields(csv, {"status.phase": "Succeeded", "status.reason": "InstallSucceeded"})
 
@@ -148,7 +148,7 @@ def test_metrics_are_guarded(
 ) -> None:
     """kube-rbac-proxy refuses metrics without a token and without permission, and serves them with it.
 
-    Seed, "gcr.io image": the controller depends on kube-rbac-proxy; guarding metrics is what it is for.
+    How-to, "gcr.io image": the controller depends on kube-rbac-proxy; guarding metrics is what it is for.
     """
     status, _ = metrics(None)
     assert status == 401, f"without a token: HTTP {status}"

@@ -1,4 +1,4 @@
-"""Seed, "Creating a GitLab Runner with the operator"."""
+"""How-to, "Creating a GitLab Runner with the operator"."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _token(runner: SeenRunner) -> str:
 def test_the_token(runner: SeenRunner) -> None:
     """Creating a project runner in GitLab gives a runner authentication token.
 
-    Seed, "Getting the registration token": "New project runner … the token starts with plrt by default"
+    How-to, "Getting the registration token": "New project runner … the token starts with plrt by default"
     (a slip for glrt-, which is what GitLab documents).
     """
     token = _token(runner)
@@ -47,7 +47,7 @@ def test_the_token(runner: SeenRunner) -> None:
 def test_the_secret(runner: SeenRunner) -> None:
     """The Secret holds the token under the key that the operator reads, and is Opaque.
 
-    Seed, "Creating the Secret": "secret/jh-gitlab-runner-secret created, runner-registration-token: …".
+    How-to, "Creating the Secret": "secret/jh-gitlab-runner-secret created, runner-registration-token: …".
     """
     expect.fields(
         runner.kube.get("v1/Secret", SECRET, runner.namespace),
@@ -60,7 +60,7 @@ def test_the_secret(runner: SeenRunner) -> None:
 def test_the_runner_is_accepted(runner: SeenRunner, gitlab_target: GitLabTarget) -> None:
     """The Runner resource passed the operator's webhooks and is stored as it was written.
 
-    Seed, "Creating the Runner CRD": "runner.apps.gitlab.com/jh-gitlab-runner created; kubectl get runner".
+    How-to, "Creating the Runner CRD": "runner.apps.gitlab.com/jh-gitlab-runner created; kubectl get runner".
     """
     expect.fields(
         runner.resource(),
@@ -72,7 +72,7 @@ def test_the_runner_is_accepted(runner: SeenRunner, gitlab_target: GitLabTarget)
 def test_the_runner_s_pod(runner: SeenRunner) -> None:
     """The Runner's pod is 1/1 Running, without a restart.
 
-    Seed, "Creating the Runner CRD": "jh-gitlab-runner-runner-6f7c4bf7dc-r9lzh 1/1 Running 0".
+    How-to, "Creating the Runner CRD": "jh-gitlab-runner-runner-6f7c4bf7dc-r9lzh 1/1 Running 0".
     """
     pod = runner.pod()
     assert pod["metadata"]["name"].startswith(f"{runner.name}-runner-"), f"it is {pod['metadata']['name']}"
@@ -84,7 +84,7 @@ def test_the_runner_s_pod(runner: SeenRunner) -> None:
 def test_the_config_map(runner: SeenRunner) -> None:
     """The Runner's ConfigMap has six keys, and the documented default config.toml.
 
-    Seed, "Running docker in a pod": "jh-gitlab-runner-runner-config DATA 6", and the four lines.
+    How-to, "Running docker in a pod": "jh-gitlab-runner-runner-config DATA 6", and the four lines.
     """
     name = f"{runner.name}-runner-config"
     found = wait_for(
@@ -106,9 +106,9 @@ def test_the_config_map(runner: SeenRunner) -> None:
 
 @pytest.mark.outcome("runner/config-toml", needs=["runner/pod"])
 def test_the_config_toml_in_the_pod(runner: SeenRunner, profile: Profile) -> None:
-    """The config.toml in the pod says what the seed's listing says.
+    """The config.toml in the pod says what the how-to's listing says.
 
-    Seed, "Running docker in a pod": "[runners.kubernetes] host = "", image = "alpine",
+    How-to, "Running docker in a pod": "[runners.kubernetes] host = "", image = "alpine",
     namespace = "default", helper_image = …gitlab-runner-helper-ocp:v16.0.1, poll_timeout = 180, …".
     """
     config = runner.kubernetes_config()
@@ -134,7 +134,7 @@ def test_the_config_toml_in_the_pod(runner: SeenRunner, profile: Profile) -> Non
 def test_the_runner_s_version(runner: SeenRunner, reached: Reached) -> None:
     """The runner in the pod is of the version that the operator ships.
 
-    Seed, "Running docker in a pod": the helper image is gitlab-runner-helper-ocp:v16.0.1.
+    How-to, "Running docker in a pod": the helper image is gitlab-runner-helper-ocp:v16.0.1.
     """
     lines = runner.exec("gitlab-runner", "--version").splitlines()
     found = [line.split()[-1] for line in lines if line.startswith("Version:")]
@@ -146,7 +146,7 @@ def test_the_runner_s_version(runner: SeenRunner, reached: Reached) -> None:
 def test_the_runner_is_online(runner: SeenRunner, gl: object) -> None:
     """GitLab shows the runner online, as a runner of this project, with its tag.
 
-    Seed, "Creating the Runner CRD": the project's Runner page shows that its own runner is registered.
+    How-to, "Creating the Runner CRD": the project's Runner page shows that its own runner is registered.
     """
     found = runner.wait_status("online")
     assert found.runner_type == "project_type", f"it is a runner of type {found.runner_type}"
@@ -161,7 +161,7 @@ def test_the_runner_is_online(runner: SeenRunner, gl: object) -> None:
 def test_a_deleted_runner_leaves_nothing(runner_to_delete: SeenRunner) -> None:
     """Deleting the Runner removes all that the operator made for it, and GitLab no longer shows it online.
 
-    Seed, "Creating the Runner CRD": everything hangs on this one resource.
+    How-to, "Creating the Runner CRD": everything hangs on this one resource.
     """
     runner, kube = runner_to_delete, runner_to_delete.kube
     runner.resource()

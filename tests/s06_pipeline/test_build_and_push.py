@@ -1,4 +1,4 @@
-"""Seed, "Testing the Runner": a job builds an image and pushes it to the project's registry.
+"""How-to, "Testing the Runner": a job builds an image and pushes it to the project's registry.
 
 One body for every way to build: docker-dind plain and over TLS, the node's docker.sock (whose outcomes are in
 section docker-sock), and without any daemon (section daemonless).
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize(
 def test_the_job_succeeds(build: Build) -> None:
     """The pipeline's job shows the project's registry its credentials, builds, pushes, and ends well.
 
-    Seed, "Testing the Runner": docker login, docker build, docker push; "the pipeline was successful".
+    How-to, "Testing the Runner": docker login, docker build, docker push; "the pipeline was successful".
     """
     build.succeeded()
     build.assert_authenticated()
@@ -33,7 +33,7 @@ def test_the_job_succeeds(build: Build) -> None:
 def test_it_ran_on_our_runner(build: Build) -> None:
     """The job ran on the Runner that the operator made: GitLab says so, and so does the job's log.
 
-    Seed, "Testing the Runner": the log's red box shows "the Runner created with GitLab Runner Operator".
+    How-to, "Testing the Runner": the log's red box shows "the Runner created with GitLab Runner Operator".
     """
     job = build.succeeded()
     assert job.runner is not None, "GitLab shows no runner for the job"
@@ -46,7 +46,7 @@ def test_it_ran_on_our_runner(build: Build) -> None:
 def test_it_ran_in_a_pod_of_its_own(build: Build, variant: Variant) -> None:
     """The job ran in a pod with build and helper containers, and one for each service.
 
-    Seed, "Running docker in a pod": the job "runs docker commands in a Kubernetes pod".
+    How-to, "Running docker in a pod": the job "runs docker commands in a Kubernetes pod".
     """
     containers = [container["name"] for container in build.pod["spec"]["containers"]]
     services = [f"svc-{number}" for number in range(variant.services)]
@@ -63,7 +63,7 @@ def test_it_ran_in_a_pod_of_its_own(build: Build, variant: Variant) -> None:
 def test_the_image_is_in_the_registry(build: Build) -> None:
     """The tag is in the project's registry, and is the very image that the job pushed.
 
-    Seed, "Testing the Runner": "docker push $CI_REGISTRY_IMAGE:v1.0.0".
+    How-to, "Testing the Runner": "docker push $CI_REGISTRY_IMAGE:v1.0.0".
     """
     build.succeeded()
     listed = build.session.registry_tags()
@@ -77,7 +77,7 @@ def test_the_image_is_in_the_registry(build: Build) -> None:
 def test_the_image_holds_what_the_dockerfile_says(build: Build) -> None:
     """The pushed image, pulled again, holds the files that the Dockerfile's COPY and RUN made.
 
-    Seed, "Testing the Runner": "docker build -t $CI_REGISTRY_IMAGE:v1.0.0 .".
+    How-to, "Testing the Runner": "docker build -t $CI_REGISTRY_IMAGE:v1.0.0 .".
     """
     with build.registry() as registry:
         copied = image_file(registry, build.repository, build.image_tag, "/greeting.txt")

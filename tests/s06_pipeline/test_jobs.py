@@ -1,4 +1,4 @@
-"""Seed, "Testing the Runner" and "Running docker in a pod": what does not work, and why."""
+"""How-to, "Testing the Runner" and "Running docker in a pod": what does not work, and why."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ pytestmark = pytest.mark.steps("runner-plain")
 
 
 @pytest.mark.outcome("pipeline/seed-job-without-docker", needs=["runner/accepted"])
-def test_the_seed_s_job_alone_fails_at_docker_build(build_of: BuildMaker) -> None:
-    """The seed's job to the letter, without docker.sock, logs in and then finds no Docker daemon.
+def test_the_how_to_s_job_alone_fails_at_docker_build(build_of: BuildMaker) -> None:
+    """The how-to's job to the letter, without docker.sock, logs in and then finds no Docker daemon.
 
-    Seed, "Running docker in a pod": "in this process the host's docker.sock has to be mounted".
+    How-to, "Running docker in a pod": "in this process the host's docker.sock has to be mounted".
     """
-    build = build_of("plain", "seed-job")
+    build = build_of("plain", "how-to-job")
     job = build.finished()
     log = build.log
     assert job.status == "failed", f"the job is {job.status}"
@@ -30,7 +30,7 @@ def test_the_seed_s_job_alone_fails_at_docker_build(build_of: BuildMaker) -> Non
 def test_a_failing_build_gives_a_failed_job(build_of: BuildMaker) -> None:
     """A Dockerfile whose RUN fails gives a failed job and a failed pipeline, and the log shows the command.
 
-    Seed, "Testing the Runner": the result is read from the pipeline page, and why from the job's log.
+    How-to, "Testing the Runner": the result is read from the pipeline page, and why from the job's log.
     """
     build = build_of("plain", "failing")
     job = build.finished()
@@ -45,9 +45,9 @@ def test_a_failing_build_gives_a_failed_job(build_of: BuildMaker) -> None:
 def test_a_job_with_another_tag_stays_pending(build_of: BuildMaker) -> None:
     """A job whose tag no runner has stays pending, though the project's runner has taken all others.
 
-    Seed, "Testing the Runner": "tags: - jh" is what brings the job to this Runner.
+    How-to, "Testing the Runner": "tags: - jh" is what brings the job to this Runner.
     """
-    build_of("plain", "seed-job").finished()
+    build_of("plain", "how-to-job").finished()
     build_of("plain", "daemonless").finished()
     job = build_of("plain", "other-tag").job()
     assert job.status == "pending", f"the job is {job.status}"

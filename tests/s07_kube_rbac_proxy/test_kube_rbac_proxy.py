@@ -1,4 +1,4 @@
-"""Seed, "The gcr.io image can't be used": told on the second cluster, where gcr.io can't be reached."""
+"""How-to, "The gcr.io image can't be used": told on the second cluster, where gcr.io can't be reached."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.stack import StackContext
 def test_without_gcr_io_the_pod_stays_at_1_of_2(missing_proxy: Mapping[str, Any]) -> None:
     """Where gcr.io can't be reached, the controller's pod is 1/2 with ErrImagePull or ImagePullBackOff.
 
-    Seed, "gcr.io image": "1/2 ErrImagePull … 1/2 ImagePullBackOff … Failed to pull image
+    How-to, "gcr.io image": "1/2 ErrImagePull … 1/2 ImagePullBackOff … Failed to pull image
     gcr.io/kubebuilder/kube-rbac-proxy:v0.8.0".
     """
     assert missing_proxy["reason"] in ("ErrImagePull", "ImagePullBackOff")
@@ -34,7 +34,7 @@ def test_without_gcr_io_the_pod_stays_at_1_of_2(missing_proxy: Mapping[str, Any]
 def test_the_csv_does_not_succeed_meanwhile(missing_proxy: Mapping[str, Any]) -> None:
     """As long as the image is missing, the CSV has not Succeeded.
 
-    Seed, "gcr.io image": the operator "depends on the image gcr.io/kubebuilder/kube-rbac-proxy:v0.8.0".
+    How-to, "gcr.io image": the operator "depends on the image gcr.io/kubebuilder/kube-rbac-proxy:v0.8.0".
     """
     phase = missing_proxy["phase"]
     assert phase in ("Pending", "InstallReady", "Installing", "Failed"), f"the CSV's phase is {phase}"
@@ -44,7 +44,7 @@ def test_the_csv_does_not_succeed_meanwhile(missing_proxy: Mapping[str, Any]) ->
 def test_with_the_other_image_it_runs(replaced_proxy: Mapping[str, Any]) -> None:
     """With kubesphere/kube-rbac-proxy:v0.8.0 the pod is 2/2 and the CSV Succeeded.
 
-    Seed, "gcr.io image": "the solution is to replace the image … by kubesphere/kube-rbac-proxy:v0.8.0 …
+    How-to, "gcr.io image": "the solution is to replace the image … by kubesphere/kube-rbac-proxy:v0.8.0 …
     2/2 Running".
     """
     expect.fields(
@@ -59,7 +59,7 @@ def test_with_the_other_image_it_runs(replaced_proxy: Mapping[str, Any]) -> None
 def test_it_stays_so_after_a_reinstall(reinstalled_operator: StackContext) -> None:
     """When OLM installs the Deployment again, the replaced image is still there: the CSV was changed too.
 
-    Seed, "gcr.io image": "after the replacement the pod runs normally", 20 h later too.
+    How-to, "gcr.io image": "after the replacement the pod runs normally", 20 h later too.
     """
     kube, wish = reinstalled_operator.kube, reinstalled_operator.profile.operator
     expect.fields(

@@ -1,4 +1,4 @@
-"""Seed, "Running docker in a pod": the host's docker.sock, mounted through a custom config.toml."""
+"""How-to, "Running docker in a pod": the host's docker.sock, mounted through a custom config.toml."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOCKET = "/var/run/docker.sock"
 def test_by_default_nothing_is_mounted(runner: SeenRunner) -> None:
     """The default Runner's config.toml mounts no host path.
 
-    Seed, "Running docker in a pod": "[runners.kubernetes.volumes] has no docker.sock mounted".
+    How-to, "Running docker in a pod": "[runners.kubernetes.volumes] has no docker.sock mounted".
     """
     volumes = runner.kubernetes_config().get("volumes", {})
     assert not volumes.get("host_path"), f"[runners.kubernetes.volumes] is {volumes}"
@@ -25,9 +25,9 @@ def test_by_default_nothing_is_mounted(runner: SeenRunner) -> None:
 
 @pytest.mark.outcome("docker-sock/config-map", needs=["cluster/node-ready"])
 def test_the_custom_config_map(docker_sock_runner: SeenRunner) -> None:
-    """The ConfigMap custom-config-toml holds the seed's file under the key config.toml.
+    """The ConfigMap custom-config-toml holds the how-to's file under the key config.toml.
 
-    Seed, "Running docker in a pod": "kubectl create configmap custom-config-toml --from-file
+    How-to, "Running docker in a pod": "kubectl create configmap custom-config-toml --from-file
     config.toml=custom-config.toml".
     """
     found = docker_sock_runner.kube.get("v1/ConfigMap", CONFIG, docker_sock_runner.namespace)
@@ -38,7 +38,7 @@ def test_the_custom_config_map(docker_sock_runner: SeenRunner) -> None:
 def test_the_runner_with_config(docker_sock_runner: SeenRunner) -> None:
     """A Runner with `config: custom-config-toml` is accepted, its pod becomes ready, GitLab shows it online.
 
-    Seed, "Running docker in a pod": "the keyword config brings in the ConfigMap; then create the Runner".
+    How-to, "Running docker in a pod": "the keyword config brings in the ConfigMap; then create the Runner".
     """
     expect.fields(docker_sock_runner.resource(), {"spec.config": CONFIG})
     docker_sock_runner.pod()
@@ -49,7 +49,7 @@ def test_the_runner_with_config(docker_sock_runner: SeenRunner) -> None:
 def test_the_host_path_is_in_the_new_pod_s_config(docker_sock_runner: SeenRunner) -> None:
     """The config.toml in the new pod mounts the host's docker.sock.
 
-    Seed, "Running docker in a pod": "[[runners.kubernetes.volumes.host_path]] name = "docker",
+    How-to, "Running docker in a pod": "[[runners.kubernetes.volumes.host_path]] name = "docker",
     mount_path = "/var/run/docker.sock", host_path = "/var/run/docker.sock"".
     """
     volumes = docker_sock_runner.kubernetes_config().get("volumes", {})
@@ -63,7 +63,7 @@ def test_the_host_path_is_in_the_new_pod_s_config(docker_sock_runner: SeenRunner
 def test_the_build_pod_mounts_it(build_of: BuildMaker) -> None:
     """The build pod has the node's docker.sock in its build container, and no privilege.
 
-    Seed, "Running docker in a pod": "the host's docker.sock was mounted into the Runner pod".
+    How-to, "Running docker in a pod": "the host's docker.sock was mounted into the Runner pod".
     """
     _assert_socket_mounted(build_of(DOCKER_SOCK.setup, DOCKER_SOCK.name))
 
@@ -82,7 +82,7 @@ def _assert_socket_mounted(build: Build) -> None:
 def test_on_a_node_without_docker_the_job_fails(build_of: BuildMaker, second_stack: StackContext) -> None:
     """Where the node has no Docker, the same job fails at docker build, and its log names the reason.
 
-    Seed, "Running docker in a pod": it is the *host's* docker.sock; k3s itself brings none.
+    How-to, "Running docker in a pod": it is the *host's* docker.sock; k3s itself brings none.
     """
     build = build_of("no-docker", "no-docker", second_stack)
     job = build.finished()

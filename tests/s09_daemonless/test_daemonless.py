@@ -1,4 +1,4 @@
-"""Seed, "Running docker in a pod", end: "this is a security problem; building with kaniko is recommended"."""
+"""How-to, "Running docker in a pod", end: "a security problem; building with kaniko is recommended"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fixtures.pipeline import DAEMONLESS, BuildMaker
 def test_it_needs_nothing_of_the_host(build_of: BuildMaker) -> None:
     """The safer way builds without privilege, without a path of the host, and without a Docker service.
 
-    Seed, "Running docker in a pod": docker.sock "has certain security problems; kaniko is recommended".
+    How-to, "Running docker in a pod": docker.sock "has certain security problems; kaniko is recommended".
     """
     spec = build_of(DAEMONLESS.setup, DAEMONLESS.name).pod["spec"]
     of_the_host = [v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v]

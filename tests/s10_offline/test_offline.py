@@ -1,4 +1,4 @@
-"""Seed, "GitHub can't be reached": the files that install.sh downloads, from local copies."""
+"""How-to, "GitHub can't be reached": the files that install.sh downloads, from local copies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_olm_is_installed_from_local_copies(
 ) -> None:
     """With GitHub out of reach, the same OLM is installed from local copies of crds.yaml and olm.yaml.
 
-    Seed, "GitHub can't be reached": "get the files that can't be fetched (install.sh, crds.yaml, olm.yaml)
+    How-to, "GitHub can't be reached": "get the files that can't be fetched (install.sh, crds.yaml, olm.yaml)
     to your machine somehow, and run them locally; it doesn't affect the installation".
     """
     assert not offline_olm["asked"], f"it was looked up all the same: {offline_olm['asked']}"

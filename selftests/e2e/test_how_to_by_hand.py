@@ -1,4 +1,4 @@
-"""The seed's commands, typed in its order at the shell of a node of the bundle; compared with what it prints.
+"""The how-to's commands, typed in its order at the shell of a node of the bundle; compared with its listings.
 
 Nothing of harness/stack takes part: the commands are the article's, with the bundle's files in place of its
 addresses. Where the article is silent, what a person must do is said beside the command. Ages, hashes and the
@@ -87,7 +87,7 @@ def shell(bundle_dir: Path, tmp_path: Path) -> Iterator[Shell]:
     cluster.stop()
 
 
-def test_the_seeds_commands_give_the_seeds_outputs(shell: Shell) -> None:
+def test_the_how_tos_commands_give_the_how_tos_outputs(shell: Shell) -> None:
     _k3s(shell)
     _cert_manager(shell)
     _operator_lifecycle_manager(shell)
