@@ -345,7 +345,8 @@ def test_junit_holds_facts_outcomes_and_phases(project):
     cases = {(c.get("classname"), c.get("name")): c for c in suite.iter("testcase")}
     assert cases["provision", "operator"].find("failure") is not None
     assert cases["provision", "olm"].find("failure") is None
-    inner = {p.get("name"): p.get("value") for p in cases["tests.test_example", "test_catalog"].iter("property")}
+    case = cases["tests.test_example", "test_catalog"]
+    inner = {p.get("name"): p.get("value") for p in case.iter("property")}
     assert (inner["outcome"], inner["status"]) == ("olm/catalog", "passed")
 
 
