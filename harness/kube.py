@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import tenacity
 import urllib3
@@ -23,6 +24,7 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.stream import stream
 
+from harness import proxy
 from harness.errors import EnvironmentProblem
 from harness.kube_errors import ApiError, ApiUnreachable, KindUnknown, WatchExpired, api_errors
 from harness.kube_watch import Object, Watch
@@ -118,6 +120,8 @@ class Kube:
                 f"kubeconfig {self.kubeconfig} (context {self.context or 'current'}) is of no use: {error}",
                 "give --kubeconfig and --context of a cluster that `kubectl` reaches",
             ) from error
+        if proxy.is_own(settings.host):  # the one setting that the websocket client (exec) heeds as well
+            settings.no_proxy = ",".join(filter(None, (settings.no_proxy, urlsplit(settings.host).hostname)))
         settings.retries = urllib3.Retry(total=0)  # tenacity retries, where it is safe
         return client.ApiClient(settings)
 

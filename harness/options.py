@@ -13,9 +13,10 @@ CLUSTERS = ("k3s", "existing", "kind")
 class ProvisionOptions:
     """Options of a run. ``artifacts`` is ``auto``, ``upstream``, ``china`` or the path of a bundle.
 
-    ``gitlab_url`` None means the embedded GitLab. ``substitute_images`` and ``wait_for_operator`` are
-    turned off by the test that wants to see what happens without. ``beside`` is the run id of the stack that
-    this one was made beside: ``down`` of that one removes this one too.
+    ``gitlab_url`` None means the embedded GitLab. ``registry_auth`` is a file with logins for registries, in
+    the format of docker's config.json. ``substitute_images`` and ``wait_for_operator`` are turned off by the
+    test that wants to see what happens without. ``beside`` is the run id of the stack that this one was made
+    beside: ``down`` of that one removes this one too.
     """
 
     profile: str = "seed"
@@ -30,6 +31,7 @@ class ProvisionOptions:
     gitlab_token_file: Path | None = None
     gitlab_ca_file: Path | None = None
     gitlab_project: str | None = None
+    registry_auth: Path | None = None
     docker_engine: bool = True
     unreachable_registries: tuple[str, ...] = ()
     substitute_images: bool = True

@@ -29,6 +29,7 @@ from harness.options import CLUSTERS, ProvisionOptions
 from harness.ownership import is_stack_name, new_run_id, stack_dir
 from harness.plan import Plan
 from harness.profile import Profile, load_profile
+from harness.proxy import for_node
 from harness.redact import redact
 from harness.stack import Progress, StackContext, gitlab, install_layers, log_progress, select
 from harness.stack.catalogue import LAYERS
@@ -85,7 +86,12 @@ class Provisioner:
             check_host(self.options, self.state_dir)  # before a quarter of an hour of building
             with self.timeline.phase(ARTIFACTS):
                 self._artifacts = open_artifacts(
-                    self.options.artifacts, self.profile, report=self._report, transferred=self._transferred
+                    self.options.artifacts,
+                    self.profile,
+                    report=self._report,
+                    transferred=self._transferred,
+                    registry_auth=self.options.registry_auth,
+                    build=self.options.cluster != "existing",
                 )
         return self._artifacts
 
@@ -354,6 +360,8 @@ def make_cluster(
             docker_engine=artifacts.docker_engine() if options.docker_engine else None,
             keep=options.keep,
             outgoing=beyond,
+            proxies=for_node() if beyond else {},
+            registry_auth=artifacts.registry_auth(),
         )
     )
 
@@ -418,4 +426,4 @@ def _reopen(state: StackState, profile: Profile) -> Artifacts:
 
     if "/" in state.artifacts:  # checked when the stack was made
         return BundleArtifacts(Bundle.read(Path(state.artifacts)), profile, why="as when the stack was made")
-    return open_artifacts(state.artifacts, profile)
+    return open_artifacts(state.artifacts, profile, registry_auth=state.options.registry_auth)

@@ -71,10 +71,10 @@ class StackState:
 
 
 def _options(data: Mapping[str, Any]) -> ProvisionOptions:
-    paths = ("kubeconfig", "gitlab_token_file", "gitlab_ca_file")
+    paths = ("kubeconfig", "gitlab_token_file", "gitlab_ca_file", "registry_auth")
     values = dict(data)
     for name in paths:
-        values[name] = Path(values[name]) if values[name] else None
+        values[name] = Path(values[name]) if values.get(name) else None
     values["unreachable_registries"] = tuple(values["unreachable_registries"])
     return ProvisionOptions(**values)
 

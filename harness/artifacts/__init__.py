@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from harness.artifacts.download import Transferred
+    from harness.artifacts.registry_auth import Credentials
+    from harness.gitlab.registry_client import ImageSource
     from harness.profile import Profile
 
 COMPONENTS = ("k3s", "cert-manager", "olm", "operator", "runner")
@@ -57,6 +59,15 @@ class Artifacts(Protocol):
     def docker_engine(self) -> Path | None:
         """The docker engine for the node (a tar relative to /), where there is one."""
 
+    def registry_auth(self) -> Credentials:
+        """Registry host → user and password to pull with; those that the user gave."""
+
+    def first_image(self, references: Sequence[str]) -> str:
+        """The first of several images that can be had. Raises EnvironmentProblem when none can."""
+
+    def image_source(self, reference: str) -> ImageSource:
+        """An image to be copied elsewhere."""
+
     def images(self) -> tuple[str, ...]:
         """Image references known to be there; empty when nobody can say (internet)."""
 
@@ -67,12 +78,17 @@ def open_artifacts(
     *,
     report: Callable[[str], None] = lambda line: None,
     transferred: Transferred = lambda name, done, total: None,
+    registry_auth: Path | None = None,
+    build: bool = True,
 ) -> Artifacts:
     """Artifacts by the user's choice: ``auto``, ``upstream``, ``china`` or the path of a bundle.
 
+    ``registry_auth``: a file with credentials for registries. ``build``: ``auto`` may let the lab build one.
     Raises UsageError for an unknown choice, EnvironmentProblem when the source doesn't answer.
     """
     # auto needs the protocol above, and brings an HTTP client that a kept stack can do without
     from harness.artifacts.auto import open_artifacts as choose
 
-    return choose(choice, profile, report=report, transferred=transferred)
+    return choose(
+        choice, profile, report=report, transferred=transferred, registry_auth=registry_auth, build=build
+    )

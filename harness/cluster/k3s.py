@@ -152,6 +152,7 @@ class K3sCluster:
             docker_engine=str(options.docker_engine.absolute()) if options.docker_engine else "",
             keep=options.keep,
             outgoing=options.outgoing,
+            proxies=dict(options.proxies),
         )
 
     def _start_keeper(self, options: ClusterOptions) -> None:

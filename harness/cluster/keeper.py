@@ -125,6 +125,7 @@ class Keeper:
             record.registry = self._registry.url
         settings = self._state_dir / "node/etc-rancher/k3s/registries.yaml"
         settings.parent.mkdir(exist_ok=True)
+        settings.touch(0o600)
         settings.write_text(record.registries.replace(registries.LOCAL, record.registry))
 
     def _spec(self, subnet: links.Subnet) -> node.NodeSpec:
@@ -145,6 +146,7 @@ class Keeper:
             hosts=dns.hosts(record.name, subnet.node_ip, record.unreachable),
             docker_engine=record.docker_engine,
             write_template=not linux.has_capability(linux.CAP_SYS_RESOURCE),
+            environment=record.proxies,
         )
 
     def _become_node(self, spec: node.NodeSpec, to_keeper: int, from_keeper: int) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from harness.redact import Secret
+
 NODE_SHELL = "node-shell"
 DOCKER = "docker"
 LOAD_IMAGE = "load-image"
@@ -77,7 +79,8 @@ class ClusterOptions:
     docker_engine: a tar relative to / with dockerd; gives the ability ``docker``.
     keep: the cluster outlives this process.  extra_args: further arguments of ``k3s server``.
     outgoing: the node must reach what is beyond this host; without it, it does so only where the host has a
-    program that makes firewall rules.
+    program that makes firewall rules.  proxies: variables for k3s's environment (harness.proxy.for_node).
+    registry_auth: registry host → user and password that the node pulls with.
     """
 
     run_id: str
@@ -93,6 +96,8 @@ class ClusterOptions:
     keep: bool = False
     extra_args: tuple[str, ...] = ()
     outgoing: bool = True
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    registry_auth: Mapping[str, tuple[str, Secret]] = field(default_factory=dict)
 
     @property
     def air_gapped(self) -> bool:

@@ -16,7 +16,10 @@ _FORMAT = 1
 
 @dataclass
 class Record:
-    """The wishes of the starter, and what the keeper made of them.  Holds no secret."""
+    """The wishes of the starter, and what the keeper made of them.
+
+    ``registries`` and ``proxies`` may hold passwords: the file is for its owner alone, and nothing shows it.
+    """
 
     run_id: str
     name: str
@@ -30,6 +33,7 @@ class Record:
     docker_engine: str = ""
     keep: bool = False
     outgoing: bool = True
+    proxies: dict[str, str] = field(default_factory=dict)
     # written by the keeper
     subnet: int = 0
     link: str = ""

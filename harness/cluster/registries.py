@@ -28,4 +28,10 @@ def registries_yaml(options: ClusterOptions, local: str) -> dict[str, Any]:
             mirrors[registry] = {"endpoint": [local], "rewrite": {"^(.*)$": f"{registry}/$1"}}
     for registry in options.unreachable_registries:
         mirrors[registry] = {"endpoint": [_CLOSED]}
-    return {"mirrors": mirrors}
+    found: dict[str, Any] = {"mirrors": mirrors}
+    if options.registry_auth:
+        found["configs"] = {
+            host: {"auth": {"username": user, "password": password.reveal()}}
+            for host, (user, password) in options.registry_auth.items()
+        }
+    return found
