@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import platform
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import tenacity
 
 from harness.errors import EnvironmentProblem
 from harness.ownership import cache_dir
+from harness.web import WebProblem, client, is_web_page, problem, refused, web_page
 
 ATTEMPTS = 5
 BETWEEN_ATTEMPTS_S = 1.0
@@ -42,12 +44,8 @@ def k3s_file_name() -> str:
     return f"k3s{suffix}"
 
 
-class DownloadError(EnvironmentProblem):
-    """A file can't be had, or isn't what it should be."""
-
-
-class _Broken(Exception):
-    """The transfer broke off and may be resumed."""
+_ONE_TRANSFER = threading.Lock()
+"""Of a process: two at once would share the line, and the partial file where it is the same URL."""
 
 
 @dataclass
@@ -70,33 +68,62 @@ class Downloader:
         self._objects, self._urls, self._partial = (root / part for part in ("objects", "urls", "partial"))
 
     def fetch(
-        self, url: str, *, sha256: str | None = None, immutable: bool = True, executable: bool = False
+        self,
+        url: str,
+        *,
+        sha256: str | None = None,
+        immutable: bool = True,
+        executable: bool = False,
+        headers: Mapping[str, str] = {},
     ) -> Path:
         """The file at ``url`` as a local path.
 
         With ``sha256`` the content must be that. Without, a file that was fetched before is used again when
         the URL is ``immutable`` (a release's); its content is checked against what was noted then.
-        Raises DownloadError.
+        ``headers``: to be sent along. Raises WebProblem, and EnvironmentProblem when the disk is full.
         """
+        try:
+            with _ONE_TRANSFER:
+                return self._fetch(url, sha256, immutable, executable, headers)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{error.filename or self._objects} can't be written: {error.strerror}",
+                "free some space, or set XDG_CACHE_HOME to a directory on a larger disk",
+            ) from None
+
+    def _fetch(
+        self, url: str, sha256: str | None, immutable: bool, executable: bool, headers: Mapping[str, str]
+    ) -> Path:
         known = sha256 or (self._noted(url) if immutable else None)
         if known is not None and self._have(known):
             return self._object(known, executable)
-        found = self._download(url)
+        found = self._download(url, headers)
         if sha256 is not None and found != sha256:
+            start = self._start_of(found)
             (self._objects / found).unlink(missing_ok=True)
-            raise DownloadError(
-                f"{url} has sha256 {found}, expected is {sha256}",
+            if is_web_page(start):
+                raise web_page(url)
+            raise WebProblem(
+                url,
+                f"has sha256 {found}, expected is {sha256}",
                 "a mirror may be stale, or something on the way changes downloads; try another --artifacts",
             )
+        if sha256 is None and is_web_page(self._start_of(found)):
+            (self._objects / found).unlink(missing_ok=True)
+            raise web_page(url)
         self._note(url, found)
         return self._object(found, executable)
+
+    def _start_of(self, digest: str) -> bytes:
+        with (self._objects / digest).open("rb") as file:
+            return file.read(64)
 
     def text(self, url: str, *, immutable: bool = True) -> str:
         """A small text file."""
         try:
             return self.fetch(url, immutable=immutable).read_text()
         except UnicodeDecodeError:
-            raise DownloadError(f"{url} is no text", "is a proxy answering in its place?") from None
+            raise WebProblem(url, "is no text", "is a proxy answering in its place?") from None
 
     # -- cache ------------------------------------------------------------------------------------
 
@@ -130,29 +157,36 @@ class Downloader:
 
     # -- transfer ---------------------------------------------------------------------------------
 
-    def _download(self, url: str) -> str:
+    def _download(self, url: str, headers: Mapping[str, str]) -> str:
         """Fetch with resumption; the sha256 of what came."""
         self._partial.mkdir(parents=True, exist_ok=True)
         self._objects.mkdir(parents=True, exist_ok=True)
         partial = self._partial / f"{_key(url)}.{os.getpid()}"
         self._adopt(url, partial)
         again = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Broken),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, WebProblem) and error.passing),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_fixed(self.between_attempts_s),
+            wait=self._pause_s,
             reraise=True,
         )
         try:
-            again(self._attempt, url, partial)
-        except _Broken as error:
-            raise DownloadError(
-                f"{url} can't be fetched: {error} ({ATTEMPTS} attempts)",
-                "check the network and the proxy variables; what arrived is kept, and the next run resumes",
-            ) from None
+            again(self._attempt, url, partial, headers)
+        except WebProblem as error:
+            if error.passing:
+                error.hint += (
+                    f"; {ATTEMPTS} attempts were made, what arrived is kept, and the next run resumes"
+                )
+            raise
         digest = _sha256(partial)
         partial.replace(self._objects / digest)
         self._etag_path(partial).unlink(missing_ok=True)
         return digest
+
+    def _pause_s(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.pause_s if isinstance(error, WebProblem) and self.between_attempts_s else 0.0
+        waited: float = self.between_attempts_s * 2 ** (state.attempt_number - 1)
+        return max(asked, waited)
 
     def _adopt(self, url: str, partial: Path) -> None:
         """Go on with what an earlier process left; a rename, so that two processes can't both have it."""
@@ -170,17 +204,19 @@ class Downloader:
     def _etag_path(partial: Path) -> Path:
         return partial.with_name(f"etag-{partial.name}")
 
-    def _attempt(self, url: str, partial: Path) -> None:
+    def _attempt(self, url: str, partial: Path, more_headers: Mapping[str, str]) -> None:
         have = partial.stat().st_size if partial.exists() else 0
         etag_path = self._etag_path(partial)
-        headers = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity", **more_headers}
         if have and etag_path.exists():
             headers |= {"Range": f"bytes={have}-", "If-Range": etag_path.read_text()}
-        with _breaks(), self._client.stream("GET", url, headers=headers) as answer:
+        with _explained(url), self._client.stream("GET", url, headers=headers) as answer:
             if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 partial.unlink()
-                raise _Broken("the server refused to resume")
-            _check_status(url, answer)
+                raise WebProblem(url, "refused to resume", "try again", passing=True)
+            if answer.status_code >= 400:
+                answer.read()
+                raise refused(url, answer)
             resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
             done = have if resumed else 0
             if tag := answer.headers.get("ETag"):
@@ -188,43 +224,32 @@ class Downloader:
             length = answer.headers.get("Content-Length")
             total = done + int(length) if length else None
             with partial.open("ab" if resumed else "wb") as target:
-                for (
-                    chunk
-                ) in answer.iter_raw():  # a chunk size would hold back, and lose, what came before a break
+                # no chunk size: one would hold back, and lose, what came before a break
+                for chunk in answer.iter_raw():
                     target.write(chunk)
                     done += len(chunk)
-                    self.transferred(url.rpartition("/")[2], done, total)
+                    self.transferred(_name_of(url), done, total)
         if total is not None and done != total:
-            raise _Broken(f"{done} of {total} bytes came")
+            raise WebProblem(url, f"{done} of {total} bytes came", "check the network", passing=True)
 
     @cached_property
     def _client(self) -> httpx.Client:
         timeout = httpx.Timeout(STALL_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        return httpx.Client(timeout=timeout, follow_redirects=True, transport=self.transport)
+        return client(timeout=timeout, transport=self.transport)
 
 
 @contextmanager
-def _breaks() -> Iterator[None]:
+def _explained(url: str) -> Iterator[None]:
     try:
         yield
-    except httpx.TooManyRedirects as error:
-        raise DownloadError(f"{error.request.url} redirects in a circle", "try another --artifacts") from None
-    except (httpx.TransportError, OSError) as error:
-        raise _Broken(str(error) or type(error).__name__) from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise problem(url, error) from None
 
 
-def _check_status(url: str, answer: httpx.Response) -> None:
-    code = answer.status_code
-    if code < 400:
-        return
-    if code >= 500 or code == httpx.codes.TOO_MANY_REQUESTS:
-        raise _Broken(f"HTTP {code}")
-    hint = (
-        "is the version spelt as the release is?"
-        if code == 404
-        else "does the network need a login or proxy?"
-    )
-    raise DownloadError(f"{url}: HTTP {code}", hint)
+def _name_of(url: str) -> str:
+    """What progress is told of: a file's name, or a layer's short digest."""
+    name = url.rpartition("/")[2]
+    return name[:19] if name.startswith("sha256:") else name
 
 
 def _key(url: str) -> str:

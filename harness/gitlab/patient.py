@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import gitlab
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_base
+
+from harness.proxy import is_own
+from harness.web import system_authorities
 
 log = logging.getLogger("harness.gitlab")
 
@@ -17,6 +21,8 @@ _ATTEMPTS = 8
 _PATIENCE_S = 120.0
 _LONGEST_PAUSE_S = 60.0
 _FIRST_PAUSE_S = 0.5
+_OWN_AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Where the user names the authorities to trust; requests itself heeds them."""
 _TRANSIENT = frozenset((429, 500, 502, 503, 504))
 _NOT_BEGUN = frozenset((429, 503))
 """Answers that say that a request was not begun; only these make it safe to send a POST again."""
@@ -30,6 +36,10 @@ class PatientGitlab(gitlab.Gitlab):  # type: ignore[misc]  # python-gitlab is no
 
     def __init__(self, url: str, private_token: str, verify: bool | str) -> None:
         session = requests.Session()
+        if is_own(url):
+            session.trust_env = False  # no proxy reaches what runs on this host
+        elif verify is True and not any(os.environ.get(name) for name in _OWN_AUTHORITIES):
+            verify = system_authorities() or True
         session.hooks["response"].append(self._note)
         self._retry_after_s: float | None = None
         super().__init__(

@@ -5,22 +5,28 @@ Enough to put a base image into a project's registry before a job needs it, and 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
-import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urljoin
 
 import httpx
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
+from harness import web
 from harness.artifacts.storage import ImageRef, Storage
-from harness.errors import EnvironmentProblem, HarnessError, UsageError
-from harness.redact import Secret, redact, register
+from harness.errors import EnvironmentProblem
+from harness.redact import Secret, register
+from harness.web import WebProblem
+
+if TYPE_CHECKING:
+    from harness.artifacts.download import Downloader
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -32,6 +38,10 @@ INDEX_TYPES = (
 )
 _TIMEOUT_S = 60.0
 _ATTEMPTS = 5
+_BETWEEN_ATTEMPTS_S = 0.5
+"""Doubled each time: 7.5 s in all, longer where an answer asks for it."""
+_ANY: tuple[int, ...] = ()
+"""Any final answer will do."""
 _CHUNK_BYTES = 1024 * 1024
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
@@ -91,7 +101,7 @@ class StorageSource:
 
 
 class RegistryClient:
-    """A registry by URL, with or without credentials.
+    """A registry by URL, with or without credentials. What fails is a WebProblem with the URL in it.
 
     >>> client = RegistryClient("https://10.99.1.2", user="root", password=token, ca_file=Path("ca.crt"))
     >>> client.tags("root/demo")
@@ -99,13 +109,24 @@ class RegistryClient:
     """
 
     def __init__(
-        self, url: str, *, user: str = "", password: Secret | None = None, ca_file: Path | None = None
+        self,
+        url: str,
+        *,
+        user: str = "",
+        password: Secret | None = None,
+        ca_file: Path | None = None,
+        between_attempts_s: float = _BETWEEN_ATTEMPTS_S,
     ) -> None:
-        trust: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
         self._url = url.rstrip("/")
         self._credentials = (user, password) if password is not None else None
-        self._http = httpx.Client(verify=trust, timeout=_TIMEOUT_S, follow_redirects=True)
+        self._http = web.client(url, ca_file=ca_file, timeout=_TIMEOUT_S)
         self._tokens: dict[str, Secret] = {}
+        self._between_attempts_s = between_attempts_s
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._url
 
     def close(self) -> None:
         """Close its connections."""
@@ -120,7 +141,9 @@ class RegistryClient:
     def tags(self, repository: str) -> list[str]:
         """Tags of a repository, sorted; none where nobody has pushed to it yet."""
         answer = self._call("GET", repository, "tags/list", expect=(200, 404))
-        return sorted(answer.json().get("tags") or []) if answer.status_code == 200 else []
+        if answer.status_code == 404:
+            return []
+        return sorted(_json(str(answer.url), answer).get("tags") or [])
 
     def manifest(self, repository: str, reference: str, architecture: str = "amd64") -> Manifest:
         """The manifest by tag or digest; of an index the one for Linux on ``architecture``."""
@@ -139,24 +162,53 @@ class RegistryClient:
         """What the registry has under a tag or digest: a manifest, or an index of several platforms."""
         accept = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
         answer = self._call("GET", repository, f"manifests/{reference}", headers=accept)
+        _json(str(answer.url), answer)
         return Manifest(answer.content, answer.headers.get("content-type", "").split(";")[0])
 
     def blob(self, repository: str, digest: str) -> Iterator[bytes]:
-        """A blob in pieces; its digest is checked at the end."""
-        seen = hashlib.sha256()
-        self._call("HEAD", repository, f"blobs/{digest}")  # gets the token for the stream
-        address, headers = self._request_parts(repository, f"blobs/{digest}", "pull")
-        with self._http.stream("GET", address, headers=headers) as answer:
-            if answer.status_code != 200:
-                answer.read()
-                raise self._refusal("GET", repository, answer)
-            for piece in answer.iter_bytes(_CHUNK_BYTES):
-                seen.update(piece)
-                yield piece
+        """A blob in pieces; its digest is checked at the end, and a transfer that breaks off is resumed."""
+        seen, have = hashlib.sha256(), 0
+        for attempt in self._attempts():
+            with attempt, self._stream(repository, f"blobs/{digest}", have) as answer:
+                if have and answer.status_code != 206:
+                    raise WebProblem(str(answer.url), "can't resume a transfer", "try again")
+                for piece in answer.iter_bytes(_CHUNK_BYTES):
+                    seen.update(piece)
+                    have += len(piece)
+                    yield piece
         if f"sha256:{seen.hexdigest()}" != digest:
-            raise EnvironmentProblem(
-                f"{repository}@{digest}: the content does not match its digest", "try again"
+            raise WebProblem(
+                f"{self._url}/v2/{repository}/blobs/{digest}", "does not match its digest", "try again"
             )
+
+    def blob_file(self, repository: str, digest: str, downloads: Downloader) -> Path:
+        """A blob as a file of the download cache, where what was fetched before is used again."""
+        address = f"{self._url}/v2/{repository}/blobs/{digest}"
+        sha256 = digest.removeprefix("sha256:")
+        for again in (False, True):
+            try:
+                return downloads.fetch(
+                    address, sha256=sha256, headers=self._authorization(repository, "pull")
+                )
+            except WebProblem as error:
+                if error.status != 401 or again:
+                    raise
+            self._call("HEAD", repository, f"blobs/{digest}", expect=(200, 403, 404, 405))  # for its token
+        raise AssertionError("unreachable")
+
+    def exists(self, repository: str, reference: str) -> bool:
+        """Whether a tag or digest is there. HEAD first: it does not count against Docker Hub's limit."""
+        accept = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
+        path = f"manifests/{reference}"
+        if self._call("HEAD", repository, path, expect=_ANY, headers=accept).status_code == 200:
+            return True
+        try:
+            self.stored_manifest(repository, reference)
+        except WebProblem as error:
+            if error.passing:
+                raise
+            return False
+        return True
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the repository has a blob."""
@@ -187,6 +239,24 @@ class RegistryClient:
         self._call("PUT", repository, f"manifests/{reference}", "pull,push", (201,), headers, manifest.raw)
         return manifest.digest
 
+    # -- requests ---------------------------------------------------------------------------------
+
+    def _attempts(self) -> Retrying:
+        """Tries again what may pass, a little later each time; what lasts is raised as it is."""
+
+        def pause_s(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.pause_s if isinstance(error, WebProblem) else 0.0
+            waited: float = self._between_attempts_s * 2 ** (state.attempt_number - 1)
+            return max(asked, waited)
+
+        return Retrying(
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=pause_s,
+            retry=retry_if_exception(lambda error: isinstance(error, WebProblem) and error.passing),
+            reraise=True,
+        )
+
     def _call(
         self,
         method: str,
@@ -197,90 +267,105 @@ class RegistryClient:
         headers: Mapping[str, str] = {},
         content: bytes | None = None,
     ) -> httpx.Response:
-        """One request, with a token fetched when asked for and retries for 429, 5xx and lost connections."""
-        for attempt in Retrying(
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential(0.5, max=20),
-            retry=retry_if_exception(_transient),
-            reraise=True,
-        ):
+        """One request, with a token fetched when asked for, again where that may help."""
+        address = path if path.startswith("http") else f"{self._url}/v2/{repository}/{path}"
+        for attempt in self._attempts():
             with attempt:
-                answer = self._once(method, repository, path, actions, headers, content)
-                if answer.status_code in (429, 500, 502, 503, 504):
-                    raise _Again(answer)
-        if answer.status_code not in expect:
-            raise self._refusal(method, repository, answer)
+                answer = self._once(method, address, repository, actions, headers, content)
+                if answer.status_code in web.TRANSIENT or (
+                    answer.status_code not in expect and expect is not _ANY
+                ):
+                    raise web.refused(address, answer)
         return answer
 
     def _once(
         self,
         method: str,
+        address: str,
         repository: str,
-        path: str,
         actions: str,
         headers: Mapping[str, str],
         content: bytes | None,
     ) -> httpx.Response:
         for again in (False, True):
-            address, auth = self._request_parts(repository, path, actions)
-            try:
+            auth = self._authorization(repository, actions)
+            with _explained(address):
                 answer = self._http.request(method, address, headers={**headers, **auth}, content=content)
-            except httpx.ConnectError as error:
-                raise EnvironmentProblem(
-                    f"the registry {self._url} can't be reached",
-                    "is it up, and is its CA given?",
-                    evidence=str(error),
-                ) from None
             if answer.status_code != 401 or again:
                 return answer
             self._fetch_token(answer.headers.get("www-authenticate", ""), repository, actions)
         raise AssertionError("unreachable")
 
-    def _request_parts(self, repository: str, path: str, actions: str) -> tuple[str, dict[str, str]]:
-        address = path if path.startswith("http") else f"{self._url}/v2/{repository}/{path}"
+    @contextmanager
+    def _stream(self, repository: str, path: str, offset: int) -> Iterator[httpx.Response]:
+        address = f"{self._url}/v2/{repository}/{path}"
+        part = {"Range": f"bytes={offset}-"} if offset else {}
+        for again in (False, True):
+            headers = {"Accept-Encoding": "identity", **part, **self._authorization(repository, "pull")}
+            with _explained(address), self._http.stream("GET", address, headers=headers) as answer:
+                if answer.status_code in (200, 206):
+                    yield answer
+                    return
+                answer.read()
+            if answer.status_code != 401 or again:
+                raise web.refused(address, answer)
+            self._fetch_token(answer.headers.get("www-authenticate", ""), repository, "pull")
+
+    def _authorization(self, repository: str, actions: str) -> dict[str, str]:
         token = self._tokens.get(f"{repository}:{actions}")
-        return address, {"Authorization": f"Bearer {token.reveal()}"} if token else {}
+        return {"Authorization": token.reveal()} if token else {}
 
     def _fetch_token(self, challenge: str, repository: str, actions: str) -> None:
+        kind = challenge.partition(" ")[0].lower()
         asked = dict(_CHALLENGE.findall(challenge))
-        if not challenge.lower().startswith("bearer") or "realm" not in asked:
-            raise EnvironmentProblem(
-                f"{self._url} does not ask for a token as a registry does", evidence=challenge
+        key = f"{repository}:{actions}"
+        if kind == "basic" and self._credentials:
+            pair = f"{self._credentials[0]}:{self._credentials[1].reveal()}".encode()
+            self._tokens[key] = register(f"Basic {base64.b64encode(pair).decode()}")
+            return
+        if kind != "bearer" or "realm" not in asked:
+            raise WebProblem(
+                self._url,
+                "does not ask for a token as a registry does",
+                "is it a registry's address? Where it wants a login, give --registry-auth FILE",
+                evidence=challenge,
             )
         query = {"service": asked.get("service", ""), "scope": f"repository:{repository}:{actions}"}
         basic = (self._credentials[0], self._credentials[1].reveal()) if self._credentials else None
-        answer = self._http.get(asked["realm"], params=query, auth=basic)
+        with _explained(asked["realm"]):
+            answer = self._http.get(asked["realm"], params=query, auth=basic)
         if answer.status_code != 200:
-            raise UsageError(
-                f"{asked['realm']} gives no token for {repository} ({answer.status_code})",
-                "check the user's rights in the project and the token's scopes",
-                evidence=redact(answer.text[:500]),
-            )
-        given = answer.json()
-        self._tokens[f"{repository}:{actions}"] = register(given.get("token") or given["access_token"])
+            raise web.refused(f"{asked['realm']} (a token for {repository})", answer)
+        given = _json(asked["realm"], answer)
+        token = str(given.get("token") or given.get("access_token") or "")
+        if not token:
+            raise WebProblem(asked["realm"], "gives no token", "is a proxy answering in its place?")
+        register(token)
+        self._tokens[key] = register(f"Bearer {token}")
 
-    def _refusal(self, method: str, repository: str, answer: httpx.Response) -> HarnessError:
-        text = redact(answer.text[:500])
-        if answer.status_code in (401, 403):
-            return UsageError(
-                f"registry {self._url}: {method} {repository} is denied ({answer.status_code})",
-                "the user or job may not do this in that project",
-                evidence=text,
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise web.problem(address, error) from None
+
+
+def _json(address: str, answer: httpx.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise (
+            web.web_page(address)
+            if web.is_web_page(answer.content)
+            else WebProblem(
+                address, "does not answer as a registry does", "is a proxy answering in its place?"
             )
-        return EnvironmentProblem(
-            f"registry {self._url}: {method} {repository} is answered {answer.status_code}",
-            "see the registry's answer",
-            evidence=text,
         )
-
-
-class _Again(Exception):
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__(f"{answer.status_code} from {answer.request.url.host}")
-
-
-def _transient(error: BaseException) -> bool:
-    return isinstance(error, _Again | httpx.TransportError) and not isinstance(error, httpx.ConnectError)
+    return found
 
 
 def copy_image(

@@ -27,13 +27,13 @@ import yaml
 from cryptography import x509
 
 from harness.artifacts.storage import Storage, image_manifest
-from harness.errors import UsageError
 from harness.gitlab.certificates import issue
 from harness.gitlab.client import GitLabSession, GitLabTarget, connect
 from harness.gitlab.embedded import EmbeddedGitLab
 from harness.gitlab.registry_client import RegistryClient, StorageSource, copy_image
 from harness.redact import register
 from harness.stack.registry import configuration
+from harness.web import WebProblem
 from selftests.gitlab.conftest import CI_FILE, Server, commit_to
 
 
@@ -265,7 +265,7 @@ class TestClient:
     ) -> None:
         with world.client("gitlab-ci-token", job["token"]) as client:
             copy_base(world, client, f"{project.path_with_namespace}/app")
-            with pytest.raises(UsageError, match="is denied"):
+            with pytest.raises(WebProblem, match="is denied"):
                 copy_base(world, client, other.path_with_namespace)
 
     def test_gitlab_lists_repositories_and_tags(self, world: World, project: Any) -> None:
