@@ -85,6 +85,9 @@ def up(
     gitlab_token_file: Annotated[Path | None, typer.Option(help="File with a token of scope api.")] = None,
     gitlab_ca_file: Annotated[Path | None, typer.Option(help="CA of your GitLab, PEM.")] = None,
     gitlab_project: Annotated[str | None, typer.Option(help="Project to use; else one is made.")] = None,
+    registry_auth: Annotated[
+        Path | None, typer.Option(help="Logins for registries, as docker's config.json.")
+    ] = None,
     k3s_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
     cert_manager_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
     olm_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
@@ -114,6 +117,7 @@ def up(
         gitlab_token_file=gitlab_token_file,
         gitlab_ca_file=gitlab_ca_file,
         gitlab_project=gitlab_project,
+        registry_auth=registry_auth,
     )
     _up(options, only)
 
@@ -241,6 +245,9 @@ def bundle(
     out: Annotated[Path, typer.Option(help="Directory to make; it must not exist.")],
     profile: Annotated[str, typer.Option(help="Profile by name, or a TOML file.")] = "seed",
     artifacts: Annotated[str, typer.Option(help="upstream or china.")] = "upstream",
+    registry_auth: Annotated[
+        Path | None, typer.Option(help="Logins for registries, as docker's config.json.")
+    ] = None,
 ) -> None:
     """Make an air-gap bundle on a connected machine: all files and images of a profile."""
     from harness.artifacts import ONLINE
@@ -252,7 +259,9 @@ def bundle(
     if artifacts not in ONLINE:
         raise UsageError(f"--artifacts {artifacts}: a bundle is made from upstream or china")
     with Transfers(console) as transfers:
-        source = open_artifacts(artifacts, load_profile(profile), transferred=transfers)
+        source = open_artifacts(
+            artifacts, load_profile(profile), transferred=transfers, registry_auth=registry_auth
+        )
         assert isinstance(source, UpstreamArtifacts)  # both are
         made = make_bundle(source, out.resolve(), console.print)
     console.print(f"{len(made.files)} files and {len(made.images)} images; use it with --artifacts {out}")

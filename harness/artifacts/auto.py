@@ -6,15 +6,19 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 
+from harness import web
 from harness.artifacts import ONLINE, Artifacts
 from harness.artifacts.bundle import Bundle
 from harness.artifacts.china import ChinaArtifacts
 from harness.artifacts.directory import BundleArtifacts
 from harness.artifacts.download import Downloader, Transferred
+from harness.artifacts.registry_auth import Credentials
+from harness.artifacts.registry_auth import read as read_auth
 from harness.artifacts.upstream import UpstreamArtifacts
 from harness.errors import EnvironmentProblem, UsageError
 from harness.profile import PROFILES_DIR, Profile
@@ -31,16 +35,22 @@ def open_artifacts(
     report: Callable[[str], None] = lambda line: None,
     transferred: Transferred = lambda name, done, total: None,
     probe: str = UPSTREAM_PROBE,
+    registry_auth: Path | None = None,
+    build: bool = True,
 ) -> Artifacts:
     """Artifacts by choice; ``report`` hears at once which source is taken, and why.
 
+    ``build``: without it ``auto`` is upstream, whose files are fetched only where something asks for them.
     Raises UsageError for an unknown choice, EnvironmentProblem when a source can't be used.
     """
+    online = partial(_online, profile, transferred, read_auth(registry_auth))
+    if choice == "auto" and not build:
+        return online("upstream")
     if choice == "auto":
-        return _auto(profile, report, transferred, probe)
+        return _auto(profile, report, online, probe)
     if choice in ONLINE:
         report(f"Artifacts: {choice}, as asked")
-        return _online(choice, profile, transferred)
+        return online(choice)
     path = Path(choice)
     if not path.exists():
         raise UsageError(
@@ -51,11 +61,13 @@ def open_artifacts(
     return BundleArtifacts(Bundle.open(path.resolve()), profile)
 
 
-def _auto(profile: Profile, report: Callable[[str], None], transferred: Transferred, probe: str) -> Artifacts:
+def _auto(
+    profile: Profile, report: Callable[[str], None], online: Callable[[str], Artifacts], probe: str
+) -> Artifacts:
     refusal = upstream_refusal(probe)
     if refusal is None:
         report(f"Artifacts: upstream (it answered within {PROBE_TIMEOUT_S:.0f} s)")
-        return _online("upstream", profile, transferred)
+        return online("upstream")
     report(f"Artifacts: the lab's bundle, because upstream is out of reach: {refusal}")
     path = build_lab_bundle(profile)
     return BundleArtifacts(Bundle.open(path), profile, why=f"built by the lab; upstream: {refusal}")
@@ -64,18 +76,16 @@ def _auto(profile: Profile, report: Callable[[str], None], transferred: Transfer
 def upstream_refusal(probe: str = UPSTREAM_PROBE) -> str | None:
     """None when upstream answers within PROBE_TIMEOUT_S, else why not. Proxies of the environment apply."""
     try:
-        with httpx.Client(timeout=PROBE_TIMEOUT_S, follow_redirects=False) as client:
+        with web.client(timeout=PROBE_TIMEOUT_S, follow_redirects=False) as client:
             answer = client.head(probe)
-    except (httpx.HTTPError, OSError) as error:
-        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    except httpx.HTTPError as error:
+        return web.problem(probe, error).message
     return None if answer.status_code < 400 else f"HTTP {answer.status_code} from {probe}"
 
 
-def _online(choice: str, profile: Profile, transferred: Transferred) -> Artifacts:
-    downloader = Downloader(transferred=transferred)
-    if choice == "china":
-        return ChinaArtifacts(profile, downloader)
-    return UpstreamArtifacts(profile, downloader)
+def _online(profile: Profile, transferred: Transferred, credentials: Credentials, choice: str) -> Artifacts:
+    source = ChinaArtifacts if choice == "china" else UpstreamArtifacts
+    return source(profile, Downloader(transferred=transferred), credentials=credentials)
 
 
 def build_lab_bundle(profile: Profile) -> Path:

@@ -1,20 +1,20 @@
 """Artifacts by way of mirrors in China: k3s as INSTALL_K3S_MIRROR=cn fetches it, images from mirrors.
 
-cert-manager and OLM have no mirror of their own: where GitHub can't be reached, RUNNER_CONFORMANCE_GITHUB
-names a mirror laid out like it, or a bundle brings the files (how-to: GitHub unreachable).
+cert-manager, OLM and operatorhub.io have no mirror of their own: where they can't be reached,
+RUNNER_CONFORMANCE_GITHUB and RUNNER_CONFORMANCE_OPERATORHUB name mirrors laid out like them, or a bundle
+brings the files (how-to: GitHub unreachable).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from typing import Any
 
 from harness.artifacts.download import Downloader
-from harness.artifacts.upstream import GITHUB, OPERATORHUB, UpstreamArtifacts
+from harness.artifacts.upstream import UpstreamArtifacts
 from harness.profile import Profile
 
 RANCHER_MIRROR = "https://rancher-mirror.rancher.cn"
-GITHUB_VARIABLE = "RUNNER_CONFORMANCE_GITHUB"
 
 REGISTRY_MIRRORS: Mapping[str, tuple[str, ...]] = {
     "docker.io": ("https://docker.m.daocloud.io",),
@@ -22,13 +22,15 @@ REGISTRY_MIRRORS: Mapping[str, tuple[str, ...]] = {
     "quay.io": ("https://quay.m.daocloud.io",),
     "registry.k8s.io": ("https://k8s.m.daocloud.io",),
 }
-"""Public mirrors of DaoCloud (public-image-mirror); registry.gitlab.com has none and needs none."""
+"""Public mirrors of DaoCloud (public-image-mirror), which serve what is on their list; for the rest the
+registry itself is asked. registry.gitlab.com has none and needs none."""
 
 
 class ChinaArtifacts(UpstreamArtifacts):
     """As upstream, with the k3s release and images from mirrors."""
 
     label = "china"
+    mirrors = REGISTRY_MIRRORS
 
     def __init__(
         self,
@@ -36,16 +38,11 @@ class ChinaArtifacts(UpstreamArtifacts):
         downloader: Downloader | None = None,
         *,
         rancher: str = RANCHER_MIRROR,
-        github: str | None = None,
-        operatorhub: str = OPERATORHUB,
+        **more: Any,
     ) -> None:
-        chosen = github or os.environ.get(GITHUB_VARIABLE) or GITHUB
-        super().__init__(profile, downloader, github=chosen, operatorhub=operatorhub)
+        super().__init__(profile, downloader, **more)
         self.rancher = rancher
 
     def k3s_url(self, file: str) -> str:
         """As the mirror's install script has it: the "+" of the version becomes a "-"."""
         return f"{self.rancher}/k3s/{self.profile.k3s.replace('+', '-')}/{file}"
-
-    def registry_endpoints(self) -> Mapping[str, tuple[str, ...]]:
-        return REGISTRY_MIRRORS

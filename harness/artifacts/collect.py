@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,28 +17,23 @@ from harness.artifacts.bundle import REAL, Bundle, BundleFile, BundleImage, Comp
 from harness.artifacts.download import architecture
 from harness.artifacts.storage import ImageRef, Storage, sha256_file
 from harness.artifacts.upstream import UpstreamArtifacts, checksum_of
-from harness.errors import EnvironmentProblem, HarnessError, UsageError
-from harness.gitlab.registry_client import RegistryClient
+from harness.errors import EnvironmentProblem, UsageError
 from harness.stack import images as prepulled
+from harness.versions import version_tuple
+from harness.web import WebProblem
 
 REGISTRY_VERSION = "2.8.3"
 """Newest of the 2.x line of distribution; its release has a static binary and a checksum."""
 
 Report = Callable[[str], None]
-Connect = Callable[[str], RegistryClient]
-"""Registry host of an image reference → a client for where it is pulled from."""
 
-_HOSTS = {"docker.io": "registry-1.docker.io"}
-_K3S_IMAGES = ("mirrored-pause", "mirrored-coredns")
-"""Of the images of a k3s release the ones that start with what the harness disables left out."""
-_JOBS = (
-    "docker.io/library/docker:latest",
-    "docker.io/library/docker:20.10.7-dind",
-    "docker.io/library/alpine:latest",
-    "docker.io/library/registry:2",
-    "gcr.io/kaniko-project/executor:debug",
-)
+_K3S_IMAGES = ("pause", "coredns")
+"""Of the images of a k3s release the ones that start with what the harness disables left out; newer releases
+call them mirrored-…"""
 _OLM_EXTRA = ("quay.io/operator-framework/configmap-operator-registry:latest",)
+_OPM_BUILDER = "quay.io/operator-framework/upstream-opm-builder:latest"
+"""What OLM up to v0.24 unpacks bundles with; it is compiled in."""
+_LAST_WITH_OPM_BUILDER = (0, 24)
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,11 @@ class Wanted:
     optional: bool = False
 
 
-def collect(source: UpstreamArtifacts, out: Path, report: Report, connect: Connect | None = None) -> Bundle:
+def collect(source: UpstreamArtifacts, out: Path, report: Report) -> Bundle:
     """Make the bundle ``out`` from ``source``; it appears when it is whole.
 
-    Raises UsageError when ``out`` exists, EnvironmentProblem when something needed can't be had.
+    Raises UsageError when ``out`` exists, EnvironmentProblem when something needed can't be had: what was
+    fetched by then stays in the download cache, and the next call goes on with it.
     """
     if out.exists():
         raise UsageError(f"{out} exists already", "name a directory that doesn't")
@@ -62,7 +59,8 @@ def collect(source: UpstreamArtifacts, out: Path, report: Report, connect: Conne
     try:
         files = list(_files(source, place, report))
         storage = Storage(place / "registry")
-        pulled = _pull_all(wanted_images(source), storage, report, connect or _connector(source))
+        pulled = _pull_all(source, wanted_images(source), storage, report)
+        pulled += _pull_all(source, _named_in_csv(source, pulled, storage), storage, report)
         Bundle(
             path=place,
             profile=source.profile.name,
@@ -89,6 +87,9 @@ def _files(source: UpstreamArtifacts, place: Path, report: Report) -> Iterable[B
     yield _take(source.k3s(), place, "k3s", "k3s")
     report("file registry")
     yield _take(_registry_program(source, place), place, "registry", "registry")
+    report("file docker.tar")
+    if (engine := source.docker_engine()) is not None:
+        yield _take(engine, place, "docker.tar", "docker-engine")
 
 
 def _take(path: Path, place: Path, name: str, component: str) -> BundleFile:
@@ -121,18 +122,54 @@ def wanted_images(source: UpstreamArtifacts) -> list[Wanted]:
     """Every image of the chain, by what the release files and the profile say."""
     profile = source.profile
     listing = source.downloader.text(source.k3s_url("k3s-images.txt")).split()
-    found = [Wanted(ref, "k3s") for ref in listing if any(name in ref for name in _K3S_IMAGES)]
+    found = [Wanted(ref, "k3s") for ref in listing if _starts_always(ref)]
     for name, component in (("cert-manager.yaml", "cert-manager"), ("olm.yaml", "olm")):
         found += [Wanted(ref, component) for ref in images_in(source.manifest(name).read_text())]
     found += [Wanted(ref, "olm") for ref in _OLM_EXTRA]
-    found += [Wanted(ref, _component_of(ref)) for ref in prepulled.wanted(profile)]
-    found += [Wanted(ref, "kube-rbac-proxy", optional=True) for ref in profile.image_substitutions]
-    found += [Wanted(ref, "jobs", optional="kaniko" in ref) for ref in _JOBS]
-    return list({it.ref: it for it in reversed(found)}.values())[::-1]
+    if version_tuple(profile.olm)[:2] <= _LAST_WITH_OPM_BUILDER:
+        found.append(Wanted(_OPM_BUILDER, "olm"))
+    jobs = prepulled.job_images(profile)
+    found += [Wanted(ref, _component_of(ref)) for ref in prepulled.wanted(profile) if ref not in jobs]
+    found += [Wanted(ref, "jobs") for ref in (*jobs, *prepulled.of_tests())]
+    return list({it.ref: it for it in found if it.ref not in profile.image_substitutions}.values())
+
+
+def _starts_always(ref: str) -> bool:
+    return ref.rpartition("/")[2].removeprefix("mirrored-").startswith(_K3S_IMAGES)
+
+
+def _named_in_csv(
+    source: UpstreamArtifacts, pulled: Iterable[BundleImage], storage: Storage
+) -> Iterator[Wanted]:
+    """What the operator's CSV, a file of the operator's bundle image, names and nobody asked for yet."""
+    have = {image.ref for image in pulled}
+    for image in pulled:
+        if "operatorhubio/gitlab-runner-operator" not in image.ref:
+            continue
+        for text in _manifests_of(ImageRef.parse(image.ref), storage):
+            for ref in images_in(text):
+                if ref not in have:
+                    gone = ref in source.profile.image_substitutions  # its replacement is there
+                    yield Wanted(ref, _component_of(ref), optional=gone)
+
+
+def _manifests_of(ref: ImageRef, storage: Storage) -> Iterator[str]:
+    """The YAML files below manifests/ in an image."""
+    content = json.loads(storage.manifest(ref))
+    for child in content.get("manifests", ()):
+        if storage.blob_path(child["digest"]).exists():
+            content = json.loads(storage.blob_path(child["digest"]).read_bytes())
+    for layer in content["layers"]:
+        with tarfile.open(storage.blob_path(layer["digest"])) as archive:
+            for member in archive:
+                inside = member.name.removeprefix("./").startswith("manifests/")
+                if inside and member.isfile() and (file := archive.extractfile(member)) is not None:
+                    yield file.read().decode(errors="replace")
 
 
 def images_in(manifests: str) -> list[str]:
-    """Image references of containers and of arguments in a release's YAML, with their registry's host."""
+    """Image references in a release's YAML, with their registry's host: those of containers and of arguments,
+    and anything that names an image by digest."""
     found: dict[str, None] = {}
 
     def look(value: object, key: str = "") -> None:
@@ -144,7 +181,8 @@ def images_in(manifests: str) -> list[str]:
                 look(inner, key)
         elif isinstance(value, str):
             text = value.partition("=")[2] if value.startswith("--") else value
-            if key in ("image", "args", "command") and _is_reference(text):
+            named = key in ("image", "args", "command") or "@sha256:" in text
+            if named and _is_reference(text):
                 found[text] = None
 
     for document in yaml.safe_load_all(manifests):
@@ -164,28 +202,19 @@ def _component_of(ref: str) -> str:
         return "runner"
     if "kube-rbac-proxy" in ref:
         return "kube-rbac-proxy"
-    return "operator" if "gitlab-runner-operator" in ref else "olm"
-
-
-def _connector(source: UpstreamArtifacts) -> Connect:
-    mirrors = source.registry_endpoints()
-
-    def connect(host: str) -> RegistryClient:
-        return RegistryClient(mirrors.get(host, (f"https://{_HOSTS.get(host, host)}",))[0])
-
-    return connect
+    return "operator" if "gitlab" in ref else "olm"
 
 
 def _pull_all(
-    wanted: Iterable[Wanted], storage: Storage, report: Report, connect: Connect
+    source: UpstreamArtifacts, wanted: Iterable[Wanted], storage: Storage, report: Report
 ) -> list[BundleImage]:
     found = []
     for image in wanted:
         report(f"image {image.ref}")
         try:
-            digest = pull(ImageRef.parse(image.ref), storage, connect)
-        except HarnessError as error:
-            if not image.optional:
+            digest = source.registries.copy(ImageRef.parse(image.ref), storage)
+        except WebProblem as error:
+            if not image.optional or error.passing:
                 raise
             report(f"left out, it can't be had: {error.message}")
             continue
@@ -193,32 +222,9 @@ def _pull_all(
     return found
 
 
-def pull(ref: ImageRef, storage: Storage, connect: Connect) -> str:
-    """Copy an image into the storage, of an index this machine's architecture; the digest of ``ref``."""
-    host, _, path = ref.repository.partition("/")
-    with connect(host) as client:
-        stored = client.stored_manifest(path, ref.digest or ref.tag)
-        manifest = client.manifest(path, stored.digest, architecture())
-        for digest in dict.fromkeys(manifest.blobs):
-            if not storage.blob_path(digest).exists():
-                _store(storage, client, path, digest)
-    if manifest.digest != stored.digest:  # an index: it stays what the reference leads to, by its digest
-        storage.put_manifest(ref.repository, manifest.raw)
-    return storage.put_manifest(ref.repository, stored.raw, ref.tag)
-
-
-def _store(storage: Storage, client: RegistryClient, path: str, digest: str) -> None:
-    partial = storage.root / f"partial-{digest[-16:]}"
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as target:
-        for piece in client.blob(path, digest):
-            target.write(piece)
-    storage.put_blob(partial, digest=digest)
-    partial.unlink(missing_ok=True)
-
-
 def _components(source: UpstreamArtifacts, pulled: Iterable[BundleImage]) -> Mapping[str, Component]:
     versions = {**source.profile.requested, "registry": REGISTRY_VERSION}
+    versions["docker-engine"] = prepulled.engine_image(source.profile).rpartition(":")[2]
     for image in pulled:
         versions.setdefault(image.component, image.ref.rpartition(":")[2])
     return {name: Component(name, version, REAL, source.source) for name, version in versions.items()}

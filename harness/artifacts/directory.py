@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.artifacts.bundle import Bundle
+from harness.artifacts.registry_auth import Credentials
+from harness.artifacts.storage import Storage
 from harness.errors import UsageError
 from harness.profile import Profile
+
+if TYPE_CHECKING:
+    from harness.gitlab.registry_client import ImageSource
 
 
 class BundleArtifacts:
@@ -49,6 +55,20 @@ class BundleArtifacts:
 
     def docker_engine(self) -> Path | None:
         return self.bundle.file("docker.tar") if self.bundle.has_file("docker.tar") else None
+
+    def registry_auth(self) -> Credentials:
+        return {}  # nothing is pulled from anywhere else
+
+    def first_image(self, references: Sequence[str]) -> str:
+        for ref in references:
+            if any(image.ref == ref for image in self.bundle.images):
+                return ref
+        return self.bundle.image(references[0]).ref
+
+    def image_source(self, reference: str) -> ImageSource:
+        from harness.gitlab.registry_client import StorageSource
+
+        return StorageSource(Storage(self.bundle.storage))
 
     def images(self) -> tuple[str, ...]:
         return tuple(image.ref for image in self.bundle.images)

@@ -1,38 +1,57 @@
-"""Artifacts from where the documented commands download them: GitHub releases and operatorhub.io."""
+"""Artifacts from where the documented commands download them: GitHub releases, operatorhub.io, registries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-from harness.artifacts.download import Downloader, DownloadError, architecture, k3s_file_name
+from harness.artifacts.download import Downloader, architecture, k3s_file_name
+from harness.artifacts.engine import write_engine
+from harness.artifacts.pull import Connect, Pulled, Registries
+from harness.artifacts.registry_auth import Credentials
+from harness.artifacts.storage import ImageRef
+from harness.ownership import cache_dir
 from harness.profile import Profile
+from harness.stack.images import engine_image
+from harness.web import WebProblem
 
 GITHUB = "https://github.com"
 OPERATORHUB = "https://operatorhub.io"
+GITHUB_VARIABLE = "RUNNER_CONFORMANCE_GITHUB"
+OPERATORHUB_VARIABLE = "RUNNER_CONFORMANCE_OPERATORHUB"
 
 
 class UpstreamArtifacts:
     """Releases of the projects themselves; each file is fetched when it is first asked for.
 
-    ``github`` and ``operatorhub`` are base URLs: a company's mirror that is laid out like the original.
+    ``github`` and ``operatorhub`` are base URLs: a company's mirror that is laid out like the original. The
+    variables RUNNER_CONFORMANCE_GITHUB and RUNNER_CONFORMANCE_OPERATORHUB name them where they are not given.
     """
 
     label = "upstream"
+    mirrors: Mapping[str, tuple[str, ...]] = {}
+    """Registry host → URLs that are asked before the registry itself."""
 
     def __init__(
         self,
         profile: Profile,
         downloader: Downloader | None = None,
         *,
-        github: str = GITHUB,
-        operatorhub: str = OPERATORHUB,
+        github: str = "",
+        operatorhub: str = "",
+        credentials: Credentials | None = None,
+        connect: Connect | None = None,
     ) -> None:
         self.profile = profile
         self.downloader = downloader or Downloader()
-        self.github = github
-        self.operatorhub = operatorhub
+        self.github = github or os.environ.get(GITHUB_VARIABLE) or GITHUB
+        self.operatorhub = operatorhub or os.environ.get(OPERATORHUB_VARIABLE) or OPERATORHUB
+        self._credentials = credentials or {}
+        self.registries = Registries(self.mirrors, self._credentials, self.downloader, connect)
 
     @property
     def source(self) -> str:
@@ -76,26 +95,60 @@ class UpstreamArtifacts:
         elif name in ("crds.yaml", "olm.yaml"):
             project, version = "operator-framework/operator-lifecycle-manager", self.profile.olm
         else:
-            raise DownloadError(f"no release is known to hold {name}")
+            raise WebProblem(self.github, f"no release is known to hold {name}", "")
         return f"{self.github}/{project}/releases/download/{version}/{name}"
 
     def registry(self) -> tuple[Path, Path] | None:
         return None
 
     def registry_endpoints(self) -> Mapping[str, tuple[str, ...]]:
-        return {}
+        return self.mirrors
+
+    def registry_auth(self) -> Credentials:
+        return self._credentials
 
     def docker_engine(self) -> Path | None:
-        return None
+        return self._docker_engine
+
+    @cached_property
+    def _docker_engine(self) -> Path:
+        """Made once of each image, and kept beside the downloads."""
+        image = engine_image(self.profile)
+        pulled = self.registries.pull(ImageRef.parse(image))
+        target = cache_dir() / "engines" / f"{pulled.own.digest.removeprefix('sha256:')}.tar"
+        if not target.exists():
+            write_engine(pulled.layers, target, image)
+        return target
+
+    def first_image(self, references: Sequence[str]) -> str:
+        return self.registries.first(references)
+
+    def image_source(self, reference: str) -> Pulled:
+        return self.registries.pull(ImageRef.parse(reference))
 
     def images(self) -> tuple[str, ...]:
         return ()
 
 
+_SUM = re.compile(r"(?:^|[\s=:])([0-9a-fA-F]{64})(?=\s|$)")
+
+
 def checksum_of(name: str, sums: str, where: str) -> str:
-    """The sha256 of ``name`` in a sha256sum file; its lines are "<hash>  <name>"."""
+    """The sha256 of ``name`` in a checksum file of any usual form.
+
+    "<hash>  name" (or " *name", or with a path), "SHA256 (name) = <hash>", "name: <hash>", or, as in a file
+    for one asset, the hash alone. Raises WebProblem when the file doesn't name it.
+    """
+    found = []
     for line in sums.splitlines():
-        digest, _, file = line.strip().partition(" ")
-        if file.strip().lstrip("*") == name and len(digest) == 64:
-            return digest.lower()
-    raise DownloadError(f"the checksum file of {where} doesn't name {name}", "is the release complete?")
+        if match := _SUM.search(line):
+            rest = line[: match.start(1)] + line[match.end(1) :]
+            words = re.split(r"[\s()=:*]+", rest.replace("SHA256", " "))
+            names = [word.rpartition("/")[2] for word in words if word]
+            found.append((match[1].lower(), names))
+    for digest, names in found:
+        if name in names:
+            return digest
+    if len(found) == 1 and not found[0][1]:
+        return found[0][0]
+    raise WebProblem(where, f"its checksum file doesn't name {name}", "is the release complete?")

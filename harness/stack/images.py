@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from harness.errors import HarnessError
-from harness.profile import Profile
+from harness.profile import HOW_TO_PAIR, Profile
 from harness.stack import Layer, StackContext
 
 NAME = "images"
@@ -34,6 +34,43 @@ def wanted(profile: Profile) -> list[str]:
         *profile.image_substitutions.values(),
         f"{_RUNNER}/gitlab-runner-ocp:v{runner}",
         f"{_RUNNER}/gitlab-runner-helper-ocp:v{runner}",
+        *job_images(profile),
+    ]
+
+
+def job_images(profile: Profile) -> list[str]:
+    """Images of the pipelines' jobs and their services: pulls that a job's pod waits 180 s for at most."""
+    pairs = (profile.jobs, HOW_TO_PAIR)
+    names = [name for pair in pairs for name in (pair.docker, pair.dind)]
+    return list(dict.fromkeys(map(full_reference, [*names, profile.daemonless_image])))
+
+
+def engine_image(profile: Profile) -> str:
+    """What the node's Docker engine is made of: the docker-dind service's image, which is pulled anyway."""
+    return full_reference(profile.jobs.dind)
+
+
+def full_reference(image: str) -> str:
+    """An image as a runtime takes it.
+
+    >>> full_reference("docker")
+    'docker.io/library/docker:latest'
+    """
+    head, slash, _ = image.partition("/")
+    if not slash:
+        image = f"docker.io/library/{image}"
+    elif not ("." in head or ":" in head or head == "localhost"):
+        image = f"docker.io/{image}"
+    tagged = "@" in image or ":" in image.rpartition("/")[2]
+    return image if tagged else f"{image}:latest"
+
+
+def of_tests() -> list[str]:
+    """Images of the tests' own pods, of the registry in the cluster, and the base that jobs build upon."""
+    return [
+        "docker.io/library/busybox:latest",
+        "docker.io/library/registry:2",
+        "docker.io/library/alpine:latest",
     ]
 
 

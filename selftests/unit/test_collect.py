@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,35 @@ from harness.artifacts.storage import ImageRef, Storage
 from harness.artifacts.upstream import UpstreamArtifacts
 from harness.errors import EnvironmentProblem, UsageError
 from harness.gitlab.registry_client import INDEX_TYPES, MANIFEST_TYPES, Manifest
-from harness.profile import load_profile
+from harness.profile import Profile, load_profile
+from harness.web import WebProblem
 
+SEED = load_profile("seed")
 INDEXED = "quay.io/operator-framework/olm@sha256:"
 
 
 def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def layer_of(image: str) -> bytes:
+    """A tar that names its image; of an engine's with dockerd, of the operator's bundle with its CSV."""
+    files = {"name": image, "usr/local/bin/dockerd": "#!/bin/sh"}
+    if "operatorhubio/gitlab-runner-operator" in image:
+        files["manifests/operator.clusterserviceversion.yaml"] = (
+            f"[image: 'gcr.io/kubebuilder/kube-rbac-proxy:v0.8.0', env: [value: '{HELPER}']]"
+        )
+    return tar(files)
+
+
+def tar(files: Mapping[str, str], mode: str = "w") -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return packed.getvalue()
 
 
 class FakeRegistry:
@@ -35,10 +57,9 @@ class FakeRegistry:
         self.missing = missing
         self.blobs: dict[str, bytes] = {}
         self.by_digest: dict[str, Manifest] = {}
-        self.pulled: list[str] = []
 
     def make(self, name: str, *, index: bool = False) -> Manifest:
-        layer, config = name.encode(), b"{}"
+        layer, config = layer_of(name), b"{}"
         for blob in (layer, config):
             self.blobs[digest_of(blob)] = blob
         entry = {"digest": digest_of(layer), "size": len(layer), "mediaType": "layer"}
@@ -57,18 +78,16 @@ class FakeRegistry:
         self.by_digest[made.digest] = made
         return made
 
-    def connect(self, host: str) -> FakeRegistry:
+    def connect(self, url: str) -> FakeRegistry:
+        self.url = url
         return self
 
-    def __enter__(self) -> FakeRegistry:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         pass
 
     def stored_manifest(self, repository: str, reference: str) -> Manifest:
         if self.missing in repository:
-            raise EnvironmentProblem(f"{repository} is gone")
+            raise WebProblem(repository, "is gone", "")
         return self.by_digest.get(reference) or self.make(f"{repository}:{reference}")
 
     def manifest(self, repository: str, reference: str, architecture: str) -> Manifest:
@@ -77,9 +96,14 @@ class FakeRegistry:
             return self.by_digest[found.content["manifests"][0]["digest"]]
         return found
 
-    def blob(self, repository: str, digest: str) -> Iterator[bytes]:
-        self.pulled.append(digest)
-        yield self.blobs[digest]
+    def blob_file(self, repository: str, digest: str, downloads: Downloader) -> Path:
+        assert downloads.cache is not None
+        path = downloads.cache / digest
+        path.write_bytes(self.blobs[digest])
+        return path
+
+
+HELPER = f"registry.gitlab.com/gitlab-org/helper@{FakeRegistry().make('helper').digest}"
 
 
 class Release(Downloader):
@@ -97,15 +121,12 @@ class Release(Downloader):
         return path
 
 
-def release(tmp_path: Path, registry: FakeRegistry) -> UpstreamArtifacts:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as packed:
-        member = tarfile.TarInfo("registry")
-        member.size = 7
-        packed.addfile(member, io.BytesIO(b"program"))
+def release(tmp_path: Path, registry: FakeRegistry, profile: Profile = SEED) -> UpstreamArtifacts:
+    archive = tar({"registry": "program"}, "w:gz")
     name = f"registry_{REGISTRY_VERSION}_linux_{architecture()}.tar.gz"
     k3s = b"not really k3s"
     olm = registry.make("olm", index=True)
+    registry.make("helper")
     pages = {
         k3s_file_name(): k3s,
         f"sha256sum-{architecture()}.txt": f"{digest_of(k3s)[7:]}  {k3s_file_name()}\n".encode(),
@@ -117,16 +138,17 @@ def release(tmp_path: Path, registry: FakeRegistry) -> UpstreamArtifacts:
             "args: ['--util-image', 'quay.io/operator-framework/util:v1', '--ns', 'olm']\n"
         ).encode(),
         "gitlab-runner-operator.yaml": b"kind: Subscription",
-        name: archive.getvalue(),
-        f"{name}.sha256": f"{digest_of(archive.getvalue())[7:]}  {name}\n".encode(),
+        name: archive,
+        f"{name}.sha256": digest_of(archive)[7:].encode(),  # as the release has it: the hash alone
     }
-    return UpstreamArtifacts(load_profile("seed"), Release(tmp_path / "release", pages))
+    files = Release(tmp_path / "release", pages)
+    return UpstreamArtifacts(profile, files, connect=registry.connect)  # type: ignore[arg-type]
 
 
 def test_a_bundle_is_whole_and_opens(tmp_path: Path) -> None:
     registry = FakeRegistry()
     said: list[str] = []
-    made = collect(release(tmp_path, registry), tmp_path / "out", said.append, registry.connect)  # type: ignore[arg-type]
+    made = collect(release(tmp_path, registry), tmp_path / "out", said.append)
     again = Bundle.open(tmp_path / "out", full=True)
     assert again.profile == "seed"
     assert again.stand_ins == ()
@@ -136,12 +158,46 @@ def test_a_bundle_is_whole_and_opens(tmp_path: Path) -> None:
     assert "docker.io/library/docker:20.10.7-dind" in refs
     assert "docker.io/rancher/mirrored-pause:3.6" in refs
     assert not any("klipper" in ref for ref in refs)
-    assert len(registry.pulled) == len(set(registry.pulled))
+
+
+def test_a_bundle_has_what_the_tests_the_node_and_the_csv_name(tmp_path: Path) -> None:
+    made = collect(release(tmp_path, FakeRegistry()), tmp_path / "out", print)
+    refs = {image.ref for image in made.images}
+    assert refs > {
+        "docker.io/library/busybox:latest",
+        "docker.io/library/registry:2",
+        "gcr.io/kaniko-project/executor:v1.23.2-debug",
+        HELPER,
+    }
+    assert not any("opm-builder" in ref for ref in refs)
+    with tarfile.open(made.file("docker.tar")) as engine:
+        names = engine.getnames()
+    assert {"usr/sbin/dockerd", "image/usr/local/bin/dockerd"} <= set(names)
+
+
+def test_old_olm_needs_the_builder_that_is_compiled_into_it(tmp_path: Path) -> None:
+    old = release(tmp_path, FakeRegistry(), load_profile("seed", {"olm": "v0.24.0"}))
+    assert "quay.io/operator-framework/upstream-opm-builder:latest" in {it.ref for it in wanted_images(old)}
+
+
+OLD_K3S = """\
+docker.io/rancher/pause:3.1
+docker.io/rancher/coredns-coredns:1.8.3
+docker.io/rancher/klipper-lb:v0.2.0
+"""
+
+
+def test_images_of_an_old_k3s_are_known_by_their_old_names(tmp_path: Path) -> None:
+    source = release(tmp_path, FakeRegistry())
+    assert isinstance(source.downloader, Release)
+    source.downloader.pages = {**source.downloader.pages, "k3s-images.txt": OLD_K3S.encode()}
+    found = {it.ref for it in wanted_images(source) if it.component == "k3s"}
+    assert found == {"docker.io/rancher/pause:3.1", "docker.io/rancher/coredns-coredns:1.8.3"}
 
 
 def test_an_image_named_by_the_digest_of_an_index_keeps_that_digest(tmp_path: Path) -> None:
     registry = FakeRegistry()
-    made = collect(release(tmp_path, registry), tmp_path / "out", print, registry.connect)  # type: ignore[arg-type]
+    made = collect(release(tmp_path, registry), tmp_path / "out", print)
     olm = next(image for image in made.images if image.ref.startswith(INDEXED))
     assert olm.ref.endswith(olm.digest)
     storage = Storage(tmp_path / "out" / "registry")
@@ -153,7 +209,7 @@ def test_an_image_named_by_the_digest_of_an_index_keeps_that_digest(tmp_path: Pa
 def test_what_the_profile_replaces_may_be_gone(tmp_path: Path) -> None:
     registry = FakeRegistry(missing="kubebuilder/kube-rbac-proxy")
     said: list[str] = []
-    made = collect(release(tmp_path, registry), tmp_path / "out", said.append, registry.connect)  # type: ignore[arg-type]
+    made = collect(release(tmp_path, registry), tmp_path / "out", said.append)
     assert any("left out" in line for line in said)
     assert "docker.io/kubesphere/kube-rbac-proxy:v0.8.0" in {image.ref for image in made.images}
 
@@ -161,7 +217,7 @@ def test_what_the_profile_replaces_may_be_gone(tmp_path: Path) -> None:
 def test_nothing_stays_when_a_needed_image_is_gone(tmp_path: Path) -> None:
     registry = FakeRegistry(missing="jetstack")
     with pytest.raises(EnvironmentProblem, match="is gone"):
-        collect(release(tmp_path, registry), tmp_path / "out", print, registry.connect)  # type: ignore[arg-type]
+        collect(release(tmp_path, registry), tmp_path / "out", print)
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from harness.artifacts.auto import open_artifacts, upstream_refusal
 from harness.artifacts.china import ChinaArtifacts
-from harness.artifacts.download import Downloader, DownloadError, architecture, k3s_file_name
-from harness.artifacts.upstream import UpstreamArtifacts
-from harness.errors import EnvironmentProblem, UsageError
+from harness.artifacts.download import Downloader, architecture, k3s_file_name
+from harness.artifacts.upstream import UpstreamArtifacts, checksum_of
+from harness.errors import Blame, EnvironmentProblem, UsageError
 from harness.profile import load_profile
+from harness.web import WebProblem
 
 K3S = b"\x7fELF not really k3s " * 5000
 DIGEST = hashlib.sha256(K3S).hexdigest()
@@ -119,13 +120,14 @@ def test_file_that_changed_meanwhile_is_not_glued_together(site: Site, downloade
 
 def test_a_download_that_never_completes_says_how_much_came(site: Site, downloader: Downloader) -> None:
     site.pages["/k3s"] = lambda request: send(request, K3S, cut=0)
-    with pytest.raises(DownloadError, match=r"can't be fetched.*5 attempts"):
+    with pytest.raises(WebProblem, match="received 0 bytes, expected 100000") as caught:
         downloader.fetch(f"{site.url}/k3s", sha256=DIGEST)
+    assert "5 attempts" in caught.value.hint
 
 
 def test_wrong_checksum_is_refused_and_not_kept(site: Site, downloader: Downloader, tmp_path: Path) -> None:
     site.pages["/k3s"] = b"something else"
-    with pytest.raises(DownloadError, match=f"expected is {DIGEST}"):
+    with pytest.raises(WebProblem, match=f"expected is {DIGEST}"):
         downloader.fetch(f"{site.url}/k3s", sha256=DIGEST)
     assert list((tmp_path / "cache" / "objects").iterdir()) == []
 
@@ -142,12 +144,12 @@ def test_redirect_is_followed_and_a_circle_is_named(site: Site, downloader: Down
 
     site.pages |= {"/a": to("/k3s"), "/k3s": K3S, "/circle": to("/circle")}
     assert downloader.fetch(f"{site.url}/a").read_bytes() == K3S
-    with pytest.raises(DownloadError, match="circle"):
+    with pytest.raises(WebProblem, match="circle"):
         downloader.fetch(f"{site.url}/circle")
 
 
 def test_missing_release_asks_about_the_version_at_once(site: Site, downloader: Downloader) -> None:
-    with pytest.raises(DownloadError, match="404") as caught:
+    with pytest.raises(WebProblem, match="404") as caught:
         downloader.fetch(f"{site.url}/nowhere")
     assert "version" in caught.value.hint
     assert len(site.asked) == 1
@@ -164,6 +166,24 @@ def test_server_errors_are_tried_again(site: Site, downloader: Downloader) -> No
 
     site.pages["/k3s"] = answer
     assert downloader.fetch(f"{site.url}/k3s").read_bytes() == K3S
+
+
+def test_a_web_page_in_place_of_a_file_is_refused_and_not_kept(
+    site: Site, downloader: Downloader, tmp_path: Path
+) -> None:
+    site.pages["/cert-manager.yaml"] = b"\n<!DOCTYPE html><html>Please log in</html>"
+    with pytest.raises(WebProblem, match=r"/cert-manager.yaml: .*web page"):
+        downloader.fetch(f"{site.url}/cert-manager.yaml")
+    assert list((tmp_path / "cache" / "objects").iterdir()) == []
+
+
+def test_what_lasts_is_the_environments_fault_with_url_and_advice(site: Site, downloader: Downloader) -> None:
+    site.pages["/k3s"] = lambda request: request.send_error(429)
+    with pytest.raises(WebProblem, match=r"http://.*/k3s: answers 429") as caught:
+        downloader.fetch(f"{site.url}/k3s")
+    assert caught.value.blame is Blame.ENVIRONMENT
+    assert "--registry-auth" in caught.value.hint
+    assert len(site.asked) == 5
 
 
 def test_progress_is_told_in_bytes(site: Site, tmp_path: Path) -> None:
@@ -219,10 +239,36 @@ def test_china_layout_has_a_dash_for_the_plus(site: Site, downloader: Downloader
     assert "gcr.io" in source.registry_endpoints()
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{hash}",
+        "{hash}\n",
+        "{hash}  asset.tar.gz\n",
+        "{hash} *asset.tar.gz\r\n",
+        "{other}  asset.tar.gz.asc\n{hash}  ./out/asset.tar.gz\n",
+        "SHA256 (asset.tar.gz) = {hash}\n",
+        "asset.tar.gz: {hash}\n",
+        "SHA256(asset.tar.gz)= {upper}\n",
+    ],
+)
+def test_a_checksum_file_in_any_usual_form(form: str) -> None:
+    text = form.format(hash=DIGEST, upper=DIGEST.upper(), other="0" * 64)
+    assert checksum_of("asset.tar.gz", text, "https://example.org/") == DIGEST
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<html>", f"{DIGEST}  another.tar.gz", f"{DIGEST}\n{'0' * 64}", "asset.tar.gz"]
+)
+def test_a_checksum_file_that_does_not_name_the_asset_is_refused(text: str) -> None:
+    with pytest.raises(WebProblem, match=r"https://example.org/: .*doesn't name asset.tar.gz"):
+        checksum_of("asset.tar.gz", text, "https://example.org/")
+
+
 def test_wrong_sum_of_a_release_stops_before_anything_runs(site: Site, downloader: Downloader) -> None:
     k3s_release(site, "/k3s/v1.28.5-k3s1", digest="1" * 64)
     source = ChinaArtifacts(load_profile("seed"), downloader, rancher=site.url, github=site.url)
-    with pytest.raises(DownloadError, match="expected is 1111"):
+    with pytest.raises(WebProblem, match="expected is 1111"):
         source.k3s()
 
 
