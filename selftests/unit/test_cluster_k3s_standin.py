@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -38,7 +40,7 @@ def containerd() -> ModuleType:
 
 
 def test_flags_have_k3s_defaults(options: ModuleType, tmp_path: Path) -> None:
-    found = options.parse([f"--config={tmp_path}/none"])
+    found = options.parse([f"--config={tmp_path}/none"], 28)
     assert (found.data_dir, found.cluster_cidr, found.service_cidr, found.cluster_dns) == (
         "/var/lib/rancher/k3s", "10.42.0.0/16", "10.43.0.0/16", "10.43.0.10",
     )  # fmt: skip
@@ -48,7 +50,7 @@ def test_an_unknown_flag_ends_it_in_k3s_words(
     options: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        options.parse(["--config=/dev/null", "--foo=3"])
+        options.parse(["--config=/dev/null", "--foo=3"], 28)
     assert caught.value.code == 1
     assert 'level=fatal msg="flag provided but not defined: -foo"' in capsys.readouterr().err
 
@@ -68,7 +70,7 @@ def test_the_command_line_wins_over_the_file_and_unknown_keys_are_skipped(
             }
         )
     )
-    found = options.parse([f"--config={config}", "--node-name", "from-line", "--disable=servicelb"])
+    found = options.parse([f"--config={config}", "--node-name", "from-line", "--disable=servicelb"], 28)
     assert found.node_name == "from-line"
     assert found.disable == ["servicelb"]
     assert found.docker is True
@@ -77,7 +79,7 @@ def test_the_command_line_wins_over_the_file_and_unknown_keys_are_skipped(
 
 
 def test_one_dash_is_as_good_as_two(options: ModuleType) -> None:
-    found = options.parse(["--config=/dev/null", "-node-name=n", "-d", "/data"])
+    found = options.parse(["--config=/dev/null", "-node-name=n", "-d", "/data"], 28)
     assert (found.node_name, found.data_dir) == ("n", "/data")
 
 
@@ -127,20 +129,132 @@ def test_the_containerd_template_is_honoured(containerd: ModuleType, tmp_path: P
     etc = tmp_path / "agent/etc/containerd"
     etc.mkdir(parents=True)
     (etc / "config.toml.tmpl").write_text(template)
-    chosen = SimpleNamespace(
+    chosen = chosen_for(tmp_path)
+    if "nonsense" in template:
+        with pytest.raises(Exception, match=r"knows no \{\{ nonsense \}\}"):
+            containerd.write_config(chosen, tmp_path, 28)
+        return
+    text = containerd.write_config(chosen, tmp_path, 28).read_text()
+    assert text.endswith("# mine\n")
+    assert 'sandbox_image = "docker.io/rancher/mirrored-pause:3.6"' in text
+
+
+def chosen_for(tmp_path: Path) -> SimpleNamespace:
+    """The options that containerd's configuration depends on."""
+    return SimpleNamespace(
         data_dir=str(tmp_path),
         pause_image="rancher/mirrored-pause:3.6",
         system_default_registry="",
         snapshotter="overlayfs",
         private_registry="/none",
     )
-    if "nonsense" in template:
-        with pytest.raises(Exception, match=r"knows no \{\{ nonsense \}\}"):
-            containerd.write_config(chosen, tmp_path)
+
+
+V2, V3 = "config.toml.tmpl", "config-v3.toml.tmpl"
+
+
+@pytest.mark.parametrize(
+    ("minor", "templates", "version"),
+    [
+        (28, [], 2),
+        (28, [V3], 2),
+        (31, [V2, V3], 2),
+        (32, [], 3),
+        (37, [V3], 3),
+        (37, [V2], 2),
+        (37, [V2, V3], 3),
+    ],
+)
+def test_the_version_of_containerds_configuration_is_that_of_the_k3s(
+    containerd: ModuleType, tmp_path: Path, minor: int, templates: list[str], version: int
+) -> None:
+    etc = tmp_path / "agent/etc/containerd"
+    etc.mkdir(parents=True)
+    for name in templates:
+        (etc / name).write_text('{{ template "base" . }}\n# mine\n')
+    written = containerd.write_config(chosen_for(tmp_path), tmp_path, minor)
+    assert tomllib.loads(written.read_text())["version"] == version
+    honoured = V3 if version == 3 else V2
+    assert ("# mine" in written.read_text()) is (honoured in templates)
+    assert tomllib.loads(containerd.for_debian(written).read_text())["version"] == 2
+
+
+def test_version_3_says_to_an_older_containerd_what_version_2_says(
+    containerd: ModuleType, tmp_path: Path
+) -> None:
+    old, new = (
+        tomllib.loads(
+            containerd.for_debian(containerd.write_config(chosen_for(tmp_path), tmp_path, minor)).read_text()
+        )
+        for minor in (28, 37)
+    )
+    assert new == old
+
+
+@pytest.mark.parametrize(
+    ("section", "obeyed"),
+    [("io.containerd.cri.v1.runtime", True), ("io.containerd.grpc.v1.cri", False), ("cri", False)],
+)
+def test_a_setting_of_another_versions_section_has_no_effect(
+    containerd: ModuleType, tmp_path: Path, section: str, obeyed: bool
+) -> None:
+    etc = tmp_path / "agent/etc/containerd"
+    etc.mkdir(parents=True)
+    base = containerd.write_config(chosen_for(tmp_path), tmp_path, 37).read_text()
+    named = f"[plugins.'{section}']\n"
+    setting = "  restrict_oom_score_adj = true\n"
+    text = base.replace(named, named + setting) if named in base else base + named + setting
+    (etc / V3).write_text(text)
+    written = containerd.write_config(chosen_for(tmp_path), tmp_path, 37)
+    read = tomllib.loads(containerd.for_debian(written).read_text())["plugins"]["io.containerd.grpc.v1.cri"]
+    assert read.get("restrict_oom_score_adj", False) is obeyed
+
+
+def test_nothing_is_restricted_that_k3s_does_not_restrict(containerd: ModuleType, tmp_path: Path) -> None:
+    for minor in (28, 37):
+        text = containerd.write_config(chosen_for(tmp_path), tmp_path, minor).read_text()
+        assert "restrict_oom_score_adj" not in text
+
+
+BOTH = ["control-plane", "master"]
+
+
+@pytest.mark.parametrize(("minor", "roles"), [(28, BOTH), (33, BOTH), (34, BOTH[:1]), (37, BOTH[:1])])
+def test_a_node_is_master_below_1_34_only(minor: int, roles: list[str]) -> None:
+    deploy = importlib.import_module("launcher.deploy")
+    chosen = SimpleNamespace(cluster_cidr="10.42.0.0/16")
+    labels = json.loads(deploy._node_patch(chosen, minor))["metadata"]["labels"]
+    assert sorted(labels) == [f"node-role.kubernetes.io/{role}" for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("flag", "minor", "known"),
+    [
+        ("disable-helm-controller", 21, False), ("disable-helm-controller", 22, True),
+        ("disable-default-registry-endpoint", 25, False), ("disable-default-registry-endpoint", 28, True),
+    ],
+)  # fmt: skip
+def test_a_flag_is_unknown_to_versions_before_it(
+    options: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+    minor: int,
+    known: bool,
+) -> None:
+    with pytest.raises(SystemExit):
+        options.parse(["--help"], minor)
+    assert (f"--{flag}" in capsys.readouterr().out) is known
+    if known:
+        assert getattr(options.parse(["--config=/dev/null", f"--{flag}"], minor), flag.replace("-", "_"))
         return
-    text = containerd.write_config(chosen, tmp_path).read_text()
-    assert text.endswith("# mine\n")
-    assert 'sandbox_image = "docker.io/rancher/mirrored-pause:3.6"' in text
+    with pytest.raises(SystemExit) as caught:
+        options.parse(["--config=/dev/null", f"--{flag}"], minor)
+    assert caught.value.code == 1
+    assert f'level=fatal msg="flag provided but not defined: -{flag}"' in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text(f"{flag}: true\n")
+    assert not getattr(options.parse([f"--config={tmp_path}/config.yaml"], minor), flag.replace("-", "_"))
+    assert f"Unknown flag --{flag} found in config.yaml, skipping" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -178,6 +292,13 @@ def test_the_packed_file_tells_its_version_as_k3s_does(packed: Path, name: str) 
     program = packed.rename(packed.with_name(name))
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"{name} version v1.28.15+lab1 (0a1b2c3d)\ngo version go1.26.6\n"
+
+
+def test_it_calls_itself_by_the_name_that_it_was_called_by(packed: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "ff34ea10"
+    stored.symlink_to(packed)
+    done = subprocess.run([stored, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == "ff34ea10 version v1.28.15+lab1 (0a1b2c3d)\ngo version go1.26.6\n"
 
 
 def test_it_unpacks_once_and_becomes_kubectl_with_the_nodes_kubeconfig(packed: Path, tmp_path: Path) -> None:

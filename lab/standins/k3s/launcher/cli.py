@@ -39,7 +39,7 @@ def main() -> None:
         elif command == "_deploy":
             _deploy(rest)
         elif command in {"help", "--help", "-h"}:
-            _help()
+            _help(name)
         else:
             print(f"No help topic for '{command}'", file=sys.stderr)
             sys.exit(3)
@@ -48,24 +48,24 @@ def main() -> None:
     sys.exit(0)
 
 
-def _help() -> None:
+def _help(name: str) -> None:
     me = payload.identity()
-    lines = [f"   {name:<12}{text}" for name, text in _COMMANDS.items()]
-    usage = "k3s [global options] command [command options] [arguments...]"
+    lines = [f"   {command:<12}{text}" for command, text in _COMMANDS.items()]
+    usage = f"{name} [global options] command [command options] [arguments...]"
     print(
-        f"NAME:\n   k3s - Kubernetes, but small and simple\n\nUSAGE:\n   {usage}\n\n"
+        f"NAME:\n   {name} - Kubernetes, but small and simple\n\nUSAGE:\n   {usage}\n\n"
         f"VERSION:\n   {me.version} ({me.commit})"
     )
     print("\nCOMMANDS:\n" + "\n".join(lines))
 
 
 def _server(arguments: list[str]) -> None:
-    chosen = options.parse(arguments)
+    me = payload.identity()
+    chosen = options.parse(arguments, me.minor)
     if os.getuid() != 0:
         raise log.Fatal("must run as root unless --disable-agent is specified")
     if chosen.docker:
         raise log.Fatal("--docker needs cri-dockerd, which the stand-in does not carry; run without it")
-    me = payload.identity()
     log.info(f"Starting k3s {me.version} ({me.commit})")
     _port_is_free(chosen.bind_address, int(chosen.https_listen_port))
     chosen.node_name = (chosen.node_name or socket.gethostname()).lower()
@@ -77,7 +77,7 @@ def _server(arguments: list[str]) -> None:
     _set_up_iptables(directory, environment, chosen.cluster_cidr)
     node = Node(chosen, directory, me.minor)
     node.prepare()
-    containerd.write_config(chosen, directory)
+    containerd.write_config(chosen, directory, me.minor)
     deploy.write_packaged(chosen)
     children = supervise.Supervisor(Path(chosen.data_dir) / "server/logs", environment)
     children.run(_start(node, children))
@@ -109,10 +109,11 @@ def _start(node: Node, children: supervise.Supervisor) -> Generator[supervise.Ch
 
 
 def _deploy(arguments: list[str]) -> None:
-    chosen = options.parse(arguments)
+    minor = payload.identity().minor
+    chosen = options.parse(arguments, minor)
     directory = Path(chosen.data_dir) / "data/current"
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    deploy.watch(chosen, directory, Path(chosen.data_dir) / "server/cred/admin.kubeconfig")
+    deploy.watch(chosen, directory, Path(chosen.data_dir) / "server/cred/admin.kubeconfig", minor)
 
 
 def _port_is_free(address: str, port: int) -> None:

@@ -15,6 +15,8 @@ from launcher.options import COMPONENTS
 _SCAN_INTERVAL_S = 3.0
 _RETRY_LIMIT_S = 30
 _TEMPLATE = "coredns.yaml"
+#: The first minor version whose nodes are no `master` any more (k3s pull request 12395, not backported).
+_WITHOUT_MASTER = 34
 
 
 def write_packaged(options: argparse.Namespace) -> None:
@@ -42,7 +44,7 @@ def write_packaged(options: argparse.Namespace) -> None:
     target.write_text(text)
 
 
-def watch(options: argparse.Namespace, directory: Path, kubeconfig: Path) -> None:
+def watch(options: argparse.Namespace, directory: Path, kubeconfig: Path, minor: int) -> None:
     """Complete the node, then apply each new or changed manifest; never returns.  Runs as its own child."""
     kubectl = [str(directory / "bin/kubectl"), "--kubeconfig", str(kubeconfig)]
     environment = payload.environment(directory)
@@ -51,7 +53,7 @@ def watch(options: argparse.Namespace, directory: Path, kubeconfig: Path) -> Non
     while True:
         if not labelled:
             labelled = _run(
-                [*kubectl, "patch", "node", options.node_name, "--patch", _node_patch(options)],
+                [*kubectl, "patch", "node", options.node_name, "--patch", _node_patch(options, minor)],
                 environment,
                 quiet=True,
             )
@@ -59,9 +61,10 @@ def watch(options: argparse.Namespace, directory: Path, kubeconfig: Path) -> Non
         time.sleep(_SCAN_INTERVAL_S if labelled and not waits else 0.3)
 
 
-def _node_patch(options: argparse.Namespace) -> str:
+def _node_patch(options: argparse.Namespace, minor: int) -> str:
     """What k3s's server gives its node: the roles, and its share of the pod addresses."""
-    roles = {f"node-role.kubernetes.io/{role}": "true" for role in ("control-plane", "master")}
+    names = ("control-plane", "master") if minor < _WITHOUT_MASTER else ("control-plane",)
+    roles = {f"node-role.kubernetes.io/{role}": "true" for role in names}
     cidr = pod_cidr(options.cluster_cidr)
     return json.dumps({"metadata": {"labels": roles}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}})
 

@@ -327,7 +327,7 @@ class Node:
 
     def containerd(self) -> Program:
         """containerd, as configured by ``containerd.write_config``."""
-        config = self.data / "agent/etc/containerd/config.toml"
+        config = containerd.for_debian(self.data / "agent/etc/containerd/config.toml")
         return Program("containerd", [str(self.payload / "bin/containerd"), "--config", str(config)])
 
     def kubelet(self) -> Program:

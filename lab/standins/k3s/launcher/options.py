@@ -63,6 +63,9 @@ _SWITCHES = (
     "disable-helm-controller",
     "disable-default-registry-endpoint",
 )
+#: Flags that came with a Kubernetes minor version: k3s issue 1445 (verified in v1.22.2+k3s1) and
+#: issue 8975 (January 2024's releases of 1.26 to 1.29).
+_SINCE = {"disable-helm-controller": 22, "disable-default-registry-endpoint": 26}
 _SHORT = {"data-dir": "-d", "write-kubeconfig": "-o", "token": "-t", "node-ip": "-i", "log": "-l"}
 
 
@@ -80,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
         log.fatal(message)
 
 
-def _parser() -> _Parser:
+def _parser(minor: int) -> _Parser:
     parser = _Parser(prog="k3s server", usage="k3s server [OPTIONS]", allow_abbrev=False)
     parser.add_argument(
         "-c", "--config", default=os.environ.get("K3S_CONFIG_FILE", str(DEFAULT_CONFIG)), metavar="FILE"
@@ -92,7 +95,10 @@ def _parser() -> _Parser:
     for name in _LISTS:
         parser.add_argument(f"--{name}", action="append", default=[], metavar="value")
     for name in _SWITCHES:
-        parser.add_argument(f"--{name}", action="store_true")
+        if minor >= _SINCE.get(name, 0):
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.set_defaults(**{name.replace("-", "_"): False})
     return parser
 
 
@@ -109,10 +115,11 @@ def _config_documents(path: Path) -> Iterator[dict[str, object]]:
         yield content or {}
 
 
-def _as_flags(path: Path, given: list[str]) -> list[str]:
+def _as_flags(path: Path, given: list[str], minor: int) -> list[str]:
     """The configuration file as flags; what the command line names itself is left to the command line."""
     on_line = {argument.partition("=")[0] for argument in given}
     known = {name for name, _, _ in _VALUES} | set(_LISTS) | set(_SWITCHES)
+    known -= {name for name, since in _SINCE.items() if minor < since}
     flags: list[str] = []
     for document in _config_documents(path):
         for key, value in document.items():
@@ -127,15 +134,18 @@ def _as_flags(path: Path, given: list[str]) -> list[str]:
     return flags
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options of ``k3s server``.  An unknown flag ends the program as k3s does; in the file it is skipped."""
+def parse(arguments: list[str], minor: int) -> argparse.Namespace:
+    """Options of ``k3s server`` of a Kubernetes minor version.
+
+    An unknown flag ends the program as k3s does; in the file it is skipped.
+    """
     # urfave/cli, which k3s uses, takes a long flag with one dash too
     arguments = [
         f"-{a}" if a.startswith("-") and a[1:2] not in {"-", ""} and _is_long(a) else a for a in arguments
     ]
-    parser = _parser()
+    parser = _parser(minor)
     given = parser.parse_args(arguments)
-    options = parser.parse_args(_as_flags(Path(given.config), arguments) + arguments)
+    options = parser.parse_args(_as_flags(Path(given.config), arguments, minor) + arguments)
     options.disable = [name for item in options.disable for name in item.split(",") if name]
     return options
 
