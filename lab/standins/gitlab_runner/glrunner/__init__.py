@@ -1,10 +1,11 @@
-"""Stand-in for gitlab-runner 16.0.1 with the Kubernetes executor: what an outside observer of the chain sees.
+"""Stand-in for gitlab-runner with the Kubernetes executor: what an outside observer of the chain sees.
 
 Only the standard library is imported, so that the image needs no more than Python and starts at once.
 """
 
-VERSION = "16.0.1"
-REVISION = "79704081"
+from .release import HERE as RELEASE
+
+VERSION, REVISION = RELEASE.version, RELEASE.revision
 
 
 def words(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import REVISION, VERSION, config, log
+from . import REVISION, VERSION, config, log, template
 from .config import KUBERNETES_TYPES, SECURITY_CONTEXTS, Table
 from .network import GitLab
 from .runner import Run
@@ -206,19 +206,16 @@ def _wished_runner(given: Mapping[str, str]) -> Table:
     return runner | ({"kubernetes": kubernetes} if kubernetes else {})
 
 
-def _merge_template(runner: Table, template: str) -> None:
-    if not template:
+def _merge_template(runner: Table, path: str) -> None:
+    if not path:
         return
-    log.info(f'Merging configuration from template file "{template}"')
+    log.info(f'Merging configuration from template file "{path}"')
     problem = "Could not handle configuration merging from template file"
     try:
-        loaded = tomllib.loads(Path(template).read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        fail("FATAL", problem, {"error": f"couldn't load configuration template file: {error}"})
-    if len(loaded.get("runners") or []) != 1:
-        text = "configuration template must contain exactly one [[runners]] entry"
-        fail("FATAL", problem, {"error": text})
-    config.merge(runner, loaded["runners"][0])
+        entry = template.read(path)
+    except template.TemplateError as error:
+        fail("FATAL", problem, {"error": error})
+    config.merge(runner, entry)
 
 
 def _obtain_token(client: GitLab, runner: Table, token: str, given: Mapping[str, str], system: str) -> None:

@@ -13,6 +13,7 @@ from .config import short_token
 from .executor import Executor
 from .kube import Kube, KubeError
 from .network import GitLab
+from .stamps import WORK
 from .trace import Trace
 from .variables import Variables, job_variables, timeout_s
 
@@ -310,7 +311,7 @@ class Job:
                 return
             except (ValueError, KeyError):
                 pass
-        self._trace.write(line)
+        self._trace.write(line, WORK)
 
     def _conclude(self, failure: Exception | None) -> None:
         fields = self._fields | {"duration_s": round(time.monotonic() - self._started, 9)}

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import REVISION, shell
+from . import RELEASE, REVISION, VERSION, shell
 from .config import SECURITY_CONTEXTS
 from .variables import Variables
 
 Object = dict[str, Any]
 
-_HELPER_IMAGE = f"registry.gitlab.com/gitlab-org/gitlab-runner/gitlab-runner-helper:x86_64-{REVISION}"
+_HELPER_TAG = f"x86_64-v{VERSION}" if RELEASE.at_least(17) else f"x86_64-{REVISION}"
+_HELPER_IMAGE = f"registry.gitlab.com/gitlab-org/gitlab-runner/gitlab-runner-helper:{_HELPER_TAG}"
 _HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 PULL_POLICIES = {"always": "Always", "if-not-present": "IfNotPresent", "never": "Never"}
 
@@ -89,7 +90,13 @@ def build_pod(
         container(
             "build", "build", build_image(job, variables, config), command=main, env=environment, stdin=True
         ),
-        container("helper", "helper", helper_image, command=main, stdin=True),
+        container(
+            "helper",
+            "helper",
+            helper_image,
+            command=["gitlab-runner-build"] if RELEASE.build_in_helper else main,
+            stdin=True,
+        ),
     ]
     services = list(job.get("services") or [])
     for number, service in enumerate(services):

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from . import REVISION, VERSION, config, job, log
+from . import RELEASE, REVISION, VERSION, config, job, log
 from .network import GitLab
 
 _CHECK_INTERVAL_S = 3  # gitlab-runner's default for `check_interval = 0`
@@ -18,6 +18,7 @@ _RELOAD_CHECK_S = 3
 _UNHEALTHY_LIMIT = 3
 _UNHEALTHY_S = 3600
 _SHUTDOWN_TIMEOUT_S = 30
+_INTERRUPTED = "runner_interrupted" if RELEASE.reports_interruption else "runner_system_failure"
 _SIGNALS = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupt", signal.SIGQUIT: "quit"}
 
 
@@ -176,7 +177,7 @@ class Run:
         with self._lock:
             running = [entry[0] for entry in self._jobs.values()]
         for one in running:
-            one.abort(f"aborted: {name}", "runner_system_failure")
+            one.abort(f"aborted: {name}", _INTERRUPTED)
         deadline = time.monotonic() + timeout_s
         while self.builds() and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -53,8 +53,8 @@ def stage_script(path: str, body: str, *, debug: bool = False) -> str:
 def exports(variables: Variables, status: str = "running") -> str:
     """Export every variable; file variables are written first, below the project's temporary directory."""
     lines, directory = [], variables.get("RUNNER_TEMP_PROJECT_DIR")
-    for item in variables.items:
-        value = status if item.key == "CI_JOB_STATUS" else item.value
+    for item in variables.overwritten("CI_JOB_STATUS", status):
+        value = item.value
         if item.file:
             path = f"{directory}/{item.key}"
             lines += [f"mkdir -p {shlex.quote(directory)}", save(shlex.quote(path), value).rstrip("\n")]

@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import log
+from . import RELEASE, log
 from .network import NO_ANSWER, Answer, GitLab, info
+from .stamps import EXECUTOR, Stamps
 
 _DEFAULT_INTERVAL_S = 3  # the server may ask for another one (X-GitLab-Trace-Update-Interval)
 _MAX_INTERVAL_S = 900
@@ -37,7 +38,10 @@ class Trace:
         self._prefixes: re.Pattern[bytes] | None = None
         self._lock = threading.Lock()
         self._finished = threading.Event()
-        debug = {v["key"]: v["value"] for v in job.get("variables") or []}.get("CI_DEBUG_TRACE", "") == "true"
+        given = {v["key"]: v.get("value", "") for v in job.get("variables") or []}
+        debug = given.get("CI_DEBUG_TRACE", "") == "true"
+        stamping = given.get("FF_TIMESTAMPS", str(RELEASE.stamps)).lower() in ("true", "1")
+        self._stamps = Stamps() if stamping and RELEASE.at_least(16, 11) else None
         self._path = f"jobs/{self._id}/trace?debug_trace={str(debug).lower()}"
         self._thread = threading.Thread(target=self._watch, name=f"trace-{self._id}", daemon=True)
 
@@ -51,14 +55,16 @@ class Trace:
         marks = [re.escape(prefix.encode()) for prefix in prefixes]
         self._prefixes = re.compile(rb"(" + rb"|".join(marks) + rb")" + _TOKEN_CHARACTERS) if marks else None
 
-    def write(self, text: str | bytes) -> None:
-        """Append whole lines, masked."""
+    def write(self, text: str | bytes, stream: int = EXECUTOR) -> None:
+        """Append what is said on a stream, masked."""
         data = text.encode() if isinstance(text, str) else text
         for value in self._masks:
             data = data.replace(value, b"[MASKED]")
         if self._prefixes:
             data = self._prefixes.sub(rb"\1[MASKED]", data)
         with self._lock:
+            if self._stamps:
+                data = self._stamps.stamped(data, stream)
             if self._full:
                 return
             room = self._limit - len(self._buffer)

@@ -44,12 +44,11 @@ class Variable:
 
 
 class Variables:
-    """All variables of one job, in order; a key given twice has its last value."""
+    """All variables of one job, in order; of a key given twice the last value is seen."""
 
     def __init__(self, items: list[Variable]) -> None:
-        last = {item.key: item for item in items}
-        self._plain = last
-        self.items = [self._expanded(last[key]) for key in last]
+        self._plain = {item.key: item for item in items}
+        self.items = [self._expanded(item) for item in items]
         self._values = {item.key: item.value for item in self.items}
 
     def _expanded(self, item: Variable) -> Variable:
@@ -64,6 +63,11 @@ class Variables:
     def expand(self, text: str) -> str:
         """Replace $NAME and ${NAME}, also inside the values that are put in."""
         return expand(text, self._values)
+
+    def overwritten(self, key: str, value: str) -> list[Variable]:
+        """The items with another value for a key, in the first that has it: as OverwriteKey does there."""
+        place = next((n for n, item in enumerate(self.items) if item.key == key), len(self.items))
+        return [replace(item, value=value) if n == place else item for n, item in enumerate(self.items)]
 
     @property
     def masked(self) -> list[str]:
