@@ -30,14 +30,24 @@ class HarnessError(Exception):
 
     blame: Blame = Blame.SUITE
     exit_code: int = EXIT_SUITE
+    step: str = ""
+    """The step of a run that ended with this error, once it is known to tests."""
 
     def __init__(
-        self, message: str, hint: str = "", *, blame: Blame | None = None, evidence: str = ""
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        blame: Blame | None = None,
+        evidence: str = "",
+        reason_id: str = "",
     ) -> None:
+        """``reason_id``: the rule that says so, for `runner-conformance explain`."""
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.evidence = evidence
+        self.reason_id = reason_id
         if blame is not None:
             self.blame = blame
             self.exit_code = _EXIT_OF_BLAME[blame]
@@ -52,9 +62,9 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The command line, a profile or an option is wrong; nothing was started."""
+    """What the user asked for can't be: a wrong option, a token without rights. No defect of the suite."""
 
-    blame = Blame.SUITE
+    blame = Blame.ENVIRONMENT
     exit_code = EXIT_USAGE
 
 
@@ -89,7 +99,7 @@ class LeftoversError(HarnessError):
 class Cancelled(HarnessError):
     """The run was interrupted, or another layer failed, while this was still at work."""
 
-    blame = Blame.SUITE
+    blame = Blame.ENVIRONMENT
     exit_code = EXIT_INTERRUPTED
 
 

@@ -1,0 +1,192 @@
+"""Containers that wait, end or can't be started, whatever runs in them."""
+
+from __future__ import annotations
+
+from harness.diagnosis.model import SEEN_TWICE_S, TRANSIENT_S, Fact, Rule
+from harness.errors import Blame
+
+CRASHES_UNTIL_FINAL = 3
+"""A container may lose a race once or twice while its peers start; after that it is broken."""
+_NOT_YET = "what it needs may be made a moment later"
+_RACES = "a container may lose a race once or twice while its peers start"
+
+
+def limited_by_range(fact: Fact) -> bool:
+    """A LimitRange gave the container its limit: the admission plugin says so on the pod."""
+    notes = (fact.seen.get("metadata") or {}).get("annotations") or {}
+    return "limit" in str(notes.get("kubernetes.io/limit-ranger", ""))
+
+
+def limited_by_itself(fact: Fact) -> bool:
+    """The container came with its own memory limit."""
+    limits = [
+        (container.get("resources") or {}).get("limits") or {}
+        for container in (fact.seen.get("spec") or {}).get("containers", ())
+    ]
+    return not limited_by_range(fact) and any("memory" in it for it in limits)
+
+
+def crashed_often(fact: Fact) -> bool:
+    """It has crashed as often as no race explains."""
+    return int(fact.seen.get("restartCount", 0)) >= CRASHES_UNTIL_FINAL
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "container/limit-range",
+        ("container", "service", "pod"),
+        r"OOMKilled",
+        Blame.ENVIRONMENT,
+        "killed for want of memory, by a limit that a LimitRange of the namespace gave it",
+        "raise or remove the LimitRange",
+        SEEN_TWICE_S,
+        "a second start may do with less",
+        rank=85,
+        when=limited_by_range,
+    ),
+    Rule(
+        "container/own-limit",
+        ("container", "service", "pod"),
+        r"OOMKilled",
+        Blame.PRODUCT,
+        "killed for want of memory, by the limit that it came with",
+        "raise the memory limit in the manifest that it comes from",
+        SEEN_TWICE_S,
+        "a second start may do with less",
+        rank=84,
+        when=limited_by_itself,
+    ),
+    Rule(
+        "container/host-memory",
+        ("container", "service", "pod"),
+        r"OOMKilled",
+        Blame.ENVIRONMENT,
+        "killed because the host has too little memory",
+        "use a host with more memory",
+        SEEN_TWICE_S,
+        "memory may be free the next time",
+        rank=83,
+    ),
+    Rule(
+        "container/config",
+        ("container",),
+        r"CreateContainerConfigError|couldn't find key|(secret|configmap) \"[^\"]*\" not found",
+        Blame.PRODUCT,
+        "what the container takes its settings from is not there",
+        "see the Secret or ConfigMap that the message names",
+        TRANSIENT_S,
+        _NOT_YET,
+        rank=60,
+    ),
+    Rule(
+        "container/disk-full",
+        ("container", "mount", "log", "service"),
+        r"no space left on device|disk quota exceeded|database or disk is full",
+        Blame.ENVIRONMENT,
+        "the disk is full",
+        "make room on the node's disk",
+        TRANSIENT_S,
+        "the kubelet removes unused images when the disk fills up",
+        rank=84,
+    ),
+    Rule(
+        "container/start",
+        ("container",),
+        r"RunContainerError|CreateContainerError|StartError|ContainerCannotRun",
+        Blame.PRODUCT,
+        "the container can't be started",
+        "see the runtime's words: a missing program, a wrong user, a missing path",
+        TRANSIENT_S,
+        "a runtime that is busy starts it the next time",
+        rank=58,
+    ),
+    Rule(
+        "container/crashes",
+        ("container",),
+        r"CrashLoopBackOff|crashed",
+        Blame.PRODUCT,
+        "it ends again and again",
+        "see its log, and that of its run before",
+        0.0,
+        f"{_RACES}; it has crashed {CRASHES_UNTIL_FINAL} times",
+        rank=41,
+        when=crashed_often,
+    ),
+    Rule(
+        "container/crashed",
+        ("container",),
+        r"CrashLoopBackOff|crashed",
+        Blame.PRODUCT,
+        "it has ended",
+        "see its log, and that of its run before",
+        45.0,
+        _RACES,
+        rank=40,
+    ),
+    Rule(
+        "container/probe",
+        ("container",),
+        r"Unhealthy|probe failed",
+        Blame.PRODUCT,
+        "its probe fails",
+        "see its log",
+        None,
+        "a program that is slow to start fails its probe until it is up",
+        rank=35,
+    ),
+    Rule(
+        "container/mount",
+        ("mount",),
+        r"FailedMount|FailedAttachVolume|MountVolume|Unable to attach or mount",
+        Blame.PRODUCT,
+        "a volume of the pod can't be mounted",
+        "see the Secret, ConfigMap or path that the message names",
+        45.0,
+        f"{_NOT_YET}; the kubelet tries again after 1, 2, 4 … s",
+        rank=55,
+    ),
+    Rule(
+        "container/pod-failed",
+        ("pod",),
+        r"",
+        Blame.PRODUCT,
+        "the pod has failed",
+        "see its log",
+        TRANSIENT_S,
+        "what owns it makes another; one that nobody owns is judged by who waits for it",
+        rank=20,
+    ),
+    Rule(
+        "container/try",
+        ("try",),
+        r"",
+        Blame.PRODUCT,
+        "a pod of the Job has failed",
+        "see its log",
+        None,
+        "the Job tries again, with pauses of up to minutes; its own condition says when it gives up",
+        rank=18,
+    ),
+    Rule(
+        "container/scaled-down",
+        ("object",),
+        r"asks for 0 replicas",
+        Blame.PRODUCT,
+        "it was scaled to nothing, so nobody does its work",
+        "kubectl scale it to 1",
+        10.0,
+        "somebody has to scale it up again",
+        rank=61,
+    ),
+    Rule(
+        "container/job-failed",
+        ("job",),
+        r"BackoffLimitExceeded|DeadlineExceeded|Job has reached|Job was active",
+        Blame.PRODUCT,
+        "a Job has used up its tries or its time",
+        "see the log of its pods",
+        0.0,
+        "Kubernetes does not start it again",
+        rank=40,
+    ),
+)

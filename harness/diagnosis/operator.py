@@ -1,0 +1,86 @@
+"""What the GitLab Runner Operator does, or doesn't, with a Runner."""
+
+from __future__ import annotations
+
+from harness.diagnosis.model import SEEN_TWICE_S, TRANSIENT_S, Rule
+from harness.errors import Blame
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "operator/secret-key",
+        ("log", "condition"),
+        r"(runner-registration-token|runner-token)\S* key not found in \S+ secret",
+        Blame.PRODUCT,
+        "the operator does not find the token under the key that it reads",
+        "write the token under the key that the message names (profile: runner.token_key)",
+        SEEN_TWICE_S,
+        "the Secret may be written a moment after the Runner",
+        rank=70,
+    ),
+    Rule(
+        "operator/secret-missing",
+        ("log", "condition"),
+        r"secrets? \"[^\"]*\" not found",
+        Blame.PRODUCT,
+        "the Secret that the Runner names is not there",
+        "create it, with the runner's token in it",
+        SEEN_TWICE_S,
+        "the Secret may be written a moment after the Runner",
+        rank=62,
+    ),
+    Rule(
+        "operator/config-map-missing",
+        ("log", "condition"),
+        r"configmaps? \"[^\"]*\" not found",
+        Blame.PRODUCT,
+        "the ConfigMap that the Runner names is not there",
+        "create it, with the key config.toml",
+        SEEN_TWICE_S,
+        "the ConfigMap may be written a moment after the Runner",
+        rank=62,
+    ),
+    Rule(
+        "operator/reconcile",
+        ("log",),
+        r"Reconciler error|\bERROR\b.*reconcil",
+        Blame.PRODUCT,
+        "the operator fails at the Runner",
+        "see the controller's log",
+        None,
+        "it tries again with growing pauses",
+        rank=38,
+    ),
+    Rule(
+        "operator/ignored",
+        ("object",),
+        r"made nothing of Runner",
+        Blame.PRODUCT,
+        "the operator has made nothing of the Runner",
+        "see the controller's log",
+        None,
+        "it looks at a Runner when its webhooks and its leader election let it; the wait's limit ends it",
+        rank=25,
+    ),
+    Rule(
+        "operator/finalizer",
+        ("object",),
+        r"finalizer",
+        Blame.ENVIRONMENT,
+        "somebody's finalizer keeps the object from being deleted",
+        "see who set the finalizer that the message names; he has to remove it",
+        TRANSIENT_S,
+        "whoever set it may be about to remove it",
+        rank=64,
+    ),
+    Rule(
+        "operator/old-replicas",
+        ("condition",),
+        r"old replicas are still there|\d+ of \d+ replicas (updated|available)|not been observed",
+        Blame.PRODUCT,
+        "its Deployment is not rolled out",
+        "see its pods",
+        None,
+        "pods take their time to start and to end; the wait's own limit ends it",
+        rank=12,
+    ),
+)
