@@ -1,65 +1,35 @@
-"""Why something isn't ready: pods, containers and events in words, the reason among them, and blame."""
+"""What a cluster shows when something isn't ready: pods and events in words, and the facts for a reason."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.errors import Blame, HarnessError
+from harness.diagnosis import Fact, Reason, classify, with_others
+from harness.diagnosis.facts import (
+    containers,
+    deployment_facts,
+    event_time,
+    events_facts,
+    job_facts,
+    node_facts,
+    owner,
+    pods_facts,
+)
+from harness.diagnosis.words import short
+from harness.errors import HarnessError
 from harness.kube import Kube, Object
 
 MAX_EVENTS = 12
 MAX_PODS = 12
-MAX_MESSAGE_CHARS = 400
-HEAD_CHARS = 180
+MAX_LOGS = 4
+LOG_LINES = 12
+"""A program that gives up says why in its last lines."""
 
-CRASHES_UNTIL_HOPELESS = 3
-"""A container may lose a race once or twice while its peers start; after that it is broken."""
-
-SANDBOXES_UNTIL_HOPELESS = 3
-"""The node can't start any pod: its network or its sandbox image; the kubelet tries every 12 s or so."""
-
-_TERMINAL_WAITING = {
-    "ImagePullBackOff",
-    "ErrImageNeverPull",
-    "InvalidImageName",
-    "ImageInspectError",
-}
-_BAD_WAITING = _TERMINAL_WAITING | {
-    "ErrImagePull",
-    "CrashLoopBackOff",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-    "RegistryUnavailable",
-}
-_HARMLESS_WARNINGS = {"InvalidDiskCapacity", "FailedScheduling"}
-"""Every kubelet says the one at its start; the other stays when a pod has long been scheduled, and a pod that
-isn't says so itself."""
-_PULL = {"ImagePullBackOff", "ErrImagePull", "RegistryUnavailable"}
-
-_UNREACHABLE = re.compile(
-    r"i/o timeout|connection refused|no such host|network is unreachable|no route to host|deadline ?exceeded"
-    r"|TLS handshake|connection reset|unexpected EOF|: EOF|server misbehaving|temporary failure|x509"
-    r"|unexpected commit digest|failed size validation",
-    re.IGNORECASE,
-)
-_SANDBOX_IMAGE_GONE = re.compile(r"get sandbox image .*(not found|manifest unknown)", re.DOTALL)
-_HOST_SHORT = re.compile(r"Insufficient|disk-pressure|memory-pressure|Evicted|no space left", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A reason in one line, who is at fault, and whether waiting longer is of no use."""
-
-    reason: str
-    blame: Blame = Blame.PRODUCT
-    terminal: bool = False
-
-    def __str__(self) -> str:
-        return self.reason
+SHARED_NAMESPACES = frozenset(("default", "kube-system", "kube-public"))
+"""Where others have pods too: their trouble explains nothing of ours unless a label says that it is ours."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +42,11 @@ class Scope:
 
 @dataclass
 class Diagnosis:
-    """What was found: lines to read, and the problem that explains most, if any."""
+    """What was found: lines to read, and the reason that explains most, if any."""
 
     pods: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    problem: Problem | None = None
+    reason: Reason | None = None
 
     def text(self) -> str:
         parts = []
@@ -88,39 +58,110 @@ class Diagnosis:
 
 
 def diagnose(kube: Kube, scopes: Iterable[Scope]) -> Diagnosis:
-    """Look at pods and events of the scopes. Never raises for an API that doesn't answer: it says so."""
+    """Look at pods, events, Deployments, Jobs and the node. Never raises: what can't be looked at is said."""
     found = Diagnosis()
+    facts: list[Fact] = []
     for scope in dict.fromkeys(scopes):
         try:
             pods = kube.list("v1/Pod", scope.namespace, label_selector=scope.label_selector)
             events = kube.list("v1/Event", scope.namespace)
+            facts += scope_facts(kube, scope, pods, events)
         except HarnessError as error:
             found.events.append(f"{scope.namespace}: can't be looked at: {error.message}")
             continue
         for pod in pods[:MAX_PODS]:
             found.pods.extend(pod_lines(pod))
         found.events.extend(event_lines(events))
-        problem = pods_problem(_without_superseded(kube, scope.namespace, pods), events)
-        if problem is not None and (found.problem is None or problem.terminal):
-            found.problem = problem
-        if found.problem is None:
-            found.problem = _problem_of_events(events, pods)
+    found.reason = classify([*facts, *_nodes(kube)])
     return found
 
 
-def pods_problem(pods: Sequence[Object], events: Sequence[Object] = ()) -> Problem | None:
-    """The worst problem among pods that aren't being deleted; terminal ones first."""
-    problems = [problem for pod in pods if (problem := pod_problem(pod, events)) is not None]
-    return next((problem for problem in problems if problem.terminal), problems[0] if problems else None)
+def scope_facts(kube: Kube, scope: Scope, pods: Sequence[Object], events: Sequence[Object]) -> list[Fact]:
+    """What is wrong with the pods of a scope, and with what should have made pods there."""
+    namespace, selector = scope.namespace, scope.label_selector
+    sets = kube.list("apps/v1/ReplicaSet", namespace, label_selector=selector)
+    deployments = kube.list("apps/v1/Deployment", namespace, label_selector=selector)
+    jobs = kube.list("batch/v1/Job", namespace, label_selector=selector)
+    makers = _owners(sets, pods) if selector else sets
+    standing = without_superseded(pods, sets, deployments)
+    facts = [*log_facts(kube, standing), *pods_facts(standing, events)]
+    facts += [fact for it in deployments for fact in deployment_facts(it)]
+    facts += [fact for it in jobs for fact in job_facts(it)]
+    facts += events_facts(events, [*standing, *makers, *jobs])
+    return facts
 
 
-def hopeless_pods(kube: Kube, scope: Scope) -> Problem | None:
-    """A problem of the scope's pods that waiting won't mend, else None."""
-    problem = pods_problem(kube.list("v1/Pod", scope.namespace, label_selector=scope.label_selector))
-    if problem is None or not problem.terminal:
+def log_facts(kube: Kube, pods: Sequence[Object], *, all_containers: bool = False) -> list[Fact]:
+    """The last words of containers that end again and again, or run without getting ready (or of all).
+
+    What ended one is in the log of the run before.
+    """
+    found: list[Fact] = []
+    chosen = [(pod, it) for pod in pods for it in (_begun(pod) if all_containers else _troubled(pod))]
+    for pod, container in chosen[:MAX_LOGS]:
+        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        where = f"pod {namespace}/{name} container {container['name']} says"
+        subject = f"{owner(pod) or name} {container['name']}"
+        before = bool(container.get("restartCount")) and "terminated" not in container.get("state", {})
+        for previous in (True, False) if before else (False,):
+            with suppress(HarnessError):  # there may be no such log (any more)
+                text = kube.logs(
+                    name, namespace, container["name"], tail_lines=LOG_LINES, previous=previous, timeout_s=5
+                )
+                found += [
+                    Fact("log", where, line, subject=subject, seen=pod)
+                    for line in reversed(text.splitlines())
+                    if line.strip()
+                ]
+    return found
+
+
+def _begun(pod: Object) -> list[Object]:
+    """Its containers that have a log, or had one."""
+    return [
+        it
+        for it in pod.get("status", {}).get("containerStatuses") or ()
+        if it.get("restartCount") or it.get("state", {}).keys() & {"running", "terminated"}
+    ]
+
+
+def _troubled(pod: Object) -> list[Object]:
+    if pod["metadata"].get("deletionTimestamp"):
+        return []
+    return [it for it in _begun(pod) if not it.get("ready")]
+
+
+def _owners(sets: Sequence[Object], pods: Sequence[Object]) -> list[Object]:
+    owned = {owner(pod) for pod in pods}
+    return [it for it in sets if not pods or it["metadata"]["uid"] in owned]
+
+
+def _nodes(kube: Kube) -> list[Fact]:
+    try:
+        return node_facts(kube.list("v1/Node"))
+    except HarnessError:
+        return []  # a user without the right to see nodes
+
+
+def scope_reason(kube: Kube, scope: Scope, deployment: Object | None = None) -> Reason | None:
+    """Why pods of the scope do not run, else None: one look, for waits that ask often."""
+    pods = kube.list("v1/Pod", scope.namespace, label_selector=scope.label_selector)
+    own = deployment_facts(deployment) if deployment is not None else []
+    if not own and not _suspicious(pods):
         return None
-    problem = diagnose(kube, [scope]).problem  # again, with the events that say why
-    return problem if problem is not None and problem.terminal else None
+    events = kube.list("v1/Event", scope.namespace)
+    return classify([*own, *scope_facts(kube, scope, pods, events)])
+
+
+def _suspicious(pods: Sequence[Object]) -> bool:
+    """Some pod is not simply running, or none is there: only then is it worth a closer look."""
+    return not pods or any(
+        pod.get("status", {}).get("phase") in ("Pending", "Failed", None)
+        or any("running" not in it.get("state", {}) for it in containers(pod.get("status", {})))
+        or (_troubled(pod) and pod["status"].get("containerStatuses", [{}])[0].get("restartCount"))
+        for pod in pods
+        if not pod["metadata"].get("deletionTimestamp")
+    )
 
 
 def images(template: Mapping[str, Any]) -> list[str]:
@@ -128,102 +169,56 @@ def images(template: Mapping[str, Any]) -> list[str]:
     return sorted(container["image"] for container in template["spec"]["containers"])
 
 
-def _without_superseded(kube: Kube, namespace: str, pods: Sequence[Object]) -> Sequence[Object]:
-    """The pods but those of a Deployment that asks for other images by now: they go once a new one is ready.
-
-    Asked only where a pod has a problem that would end a wait.
-    """
-    if not any(problem.terminal for pod in pods if (problem := pod_problem(pod)) is not None):
-        return pods
-    try:
-        sets = {it["metadata"]["uid"]: it for it in kube.list("apps/v1/ReplicaSet", namespace)}
-        deployments = {it["metadata"]["uid"]: it for it in kube.list("apps/v1/Deployment", namespace)}
-    except HarnessError:
-        return pods  # whatever the pods say is better than nothing
+def without_superseded(
+    pods: Sequence[Object], sets: Sequence[Object], deployments: Sequence[Object]
+) -> list[Object]:
+    """The pods but those of a Deployment that asks for other images by now: they are on their way out."""
+    set_of = {it["metadata"]["uid"]: it for it in sets}
+    deployment_of = {it["metadata"]["uid"]: it for it in deployments}
 
     def superseded(pod: Object) -> bool:
-        deployment = deployments.get(_owner(sets.get(_owner(pod), {})))
+        deployment = deployment_of.get(owner(set_of.get(owner(pod), {})))
         return deployment is not None and images(deployment["spec"]["template"]) != images(pod)
 
     return [pod for pod in pods if not superseded(pod)]
 
 
-def _owner(manifest: Mapping[str, Any]) -> str:
-    """The uid of the object's controller, empty where it has none."""
-    references = manifest.get("metadata", {}).get("ownerReferences") or ()
-    return next((str(it["uid"]) for it in references if it.get("controller")), "")
+class Patience:
+    """Since when each reason has been seen; tells the first that has lasted as long as its rule asks for.
 
+    A reason that is not seen for a moment (between two tries of the kubelet) keeps its beginning.
+    """
 
-def pod_problem(pod: Object, events: Sequence[Object] = ()) -> Problem | None:
-    """What is wrong with one pod, or None."""
-    if pod["metadata"].get("deletionTimestamp"):
+    GAP_S = 8.0
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def final(self, reason: Reason | None, now: float) -> Reason | None:
+        """The reason, or the first of its others, that is final at ``now``; None while waiting may help."""
+        known = [reason, *reason.others] if reason is not None else []
+        for it in known:
+            since, last = self._seen.get(it.key, (now, now))
+            self._seen[it.key] = (since if now - last <= self.GAP_S else now, now)
+        for it in known:
+            if it.final_after_s is not None and now - self._seen[it.key][0] >= it.final_after_s:
+                return it if it is reason else _promoted(it, reason)
         return None
-    name = f"pod {pod['metadata'].get('namespace', '')}/{pod['metadata']['name']}"
-    status = pod.get("status", {})
-    if status.get("phase") == "Failed":
-        text = status.get("message") or status.get("reason") or "failed"
-        return Problem(f"{name}: {text}", _blame_of_host(status.get("reason", "") + text), terminal=True)
-    for container in _containers(status):
-        problem = _container_problem(name, container, pod, events)
-        if problem is not None:
-            return problem
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            message = condition.get("message", "unschedulable")
-            return Problem(f"{name}: {message}", _blame_of_host(message))
-    return None
 
 
-def _container_problem(name: str, container: Object, pod: Object, events: Sequence[Object]) -> Problem | None:
-    waiting = container.get("state", {}).get("waiting") or {}
-    reason = waiting.get("reason", "")
-    if reason not in _BAD_WAITING:
-        return None
-    message = waiting.get("message", "")
-    blame = Blame.PRODUCT
-    if reason in _PULL:
-        message = _pull_error(pod, container, events) or message
-        blame = Blame.ENVIRONMENT if _UNREACHABLE.search(message) else Blame.PRODUCT
-    elif reason == "CrashLoopBackOff":
-        message = _last_exit(container) or message
-    terminal = reason in _TERMINAL_WAITING or (
-        reason == "CrashLoopBackOff" and container.get("restartCount", 0) >= CRASHES_UNTIL_HOPELESS
-    )
-    image = container.get("image", "")
-    text = f"{name} container {container['name']} ({image}): {reason}: {_short(message)}"
-    return Problem(text, blame, terminal)
-
-
-def _pull_error(pod: Object, container: Object, events: Sequence[Object]) -> str:
-    """The kubelet's own words; the container's state only says that it backs off."""
-    for event in sorted(events, key=_event_time, reverse=True):
-        involved = event.get("involvedObject", {})
-        if involved.get("uid") not in (None, pod["metadata"].get("uid")):
-            continue
-        message = event.get("message", "")
-        if event.get("reason") == "Failed" and container.get("image", "\0") in message:
-            return str(message)
-    return ""
-
-
-def _last_exit(container: Object) -> str:
-    ended = container.get("lastState", {}).get("terminated") or {}
-    if not ended:
-        return ""
-    restarts = container.get("restartCount", 0)
-    text = f"exited {ended.get('exitCode')} ({ended.get('reason', '')}), {restarts} restarts"
-    return f"{text}: {ended['message']}" if ended.get("message") else text
+def _promoted(final: Reason, first: Reason | None) -> Reason:
+    """A less telling reason that ends the wait keeps the more telling one at its side."""
+    return with_others(final, (first, *first.others)) if first is not None else final
 
 
 def pod_lines(pod: Object) -> list[str]:
     """A pod as `kubectl get` shows it, then a line for each container that isn't running quietly."""
     status = pod.get("status", {})
-    containers = status.get("containerStatuses", [])
-    ready = sum(1 for container in containers if container.get("ready"))
+    ready = sum(1 for container in status.get("containerStatuses", []) if container.get("ready"))
     total = len(pod.get("spec", {}).get("containers", []))
     state = "Terminating" if pod["metadata"].get("deletionTimestamp") else status.get("phase", "Unknown")
     lines = [f"{pod['metadata'].get('namespace', '')}/{pod['metadata']['name']} {ready}/{total} {state}"]
-    for container in _containers(status):
+    for container in containers(status):
         text = container_state(container)
         if text != "running":
             lines.append(f"  {container['name']}: {text}")
@@ -240,77 +235,26 @@ def container_state(container: Object) -> str:
     if "terminated" in state:
         ended = state["terminated"]
         return (
-            _short(f"ended {ended.get('exitCode')} {ended.get('reason', '')} {ended.get('message', '')}")
+            short(f"ended {ended.get('exitCode')} {ended.get('reason', '')} {ended.get('message', '')}")
             + after
         )
     waiting = state.get("waiting", {})
-    return _short(f"waiting {waiting.get('reason', '')} {waiting.get('message', '')}") + after
+    return short(f"waiting {waiting.get('reason', '')} {waiting.get('message', '')}") + after
 
 
 def event_lines(events: Sequence[Object], limit: int = MAX_EVENTS) -> list[str]:
     """Warnings first, then the newest of the others, oldest first within each."""
-    ordered = sorted(events, key=_event_time)
+    ordered = sorted(events, key=event_time)
     warnings = [event for event in ordered if event.get("type") == "Warning"][-limit:]
-    others = [event for event in ordered if event.get("type") != "Warning"][-max(0, limit - len(warnings)) :]
-    return [_event_line(event) for event in warnings + (others if len(warnings) < limit else [])]
+    room = limit - len(warnings)
+    others = [event for event in ordered if event.get("type") != "Warning"][-room:] if room else []
+    return [_event_line(event) for event in warnings + others]
 
 
 def _event_line(event: Object) -> str:
     involved = event.get("involvedObject", {})
     where = f"{involved.get('kind', '')}/{involved.get('name', '')}"
     times = f" (x{event['count']})" if (event.get("count") or 1) > 1 else ""
-    return _short(
+    return short(
         f"{event.get('type', '')} {where} {event.get('reason', '')}{times}: {event.get('message', '')}"
     )
-
-
-def _problem_of_events(events: Sequence[Object], pods: Sequence[Object]) -> Problem | None:
-    """The newest warning that still means something: what befell a pod that is ready by now is over."""
-    well = {pod["metadata"].get("uid") for pod in pods if _is_ready(pod)}
-    warnings = [
-        event
-        for event in events
-        if event.get("type") == "Warning"
-        and event.get("reason") not in _HARMLESS_WARNINGS
-        and event.get("involvedObject", {}).get("uid") not in well
-    ]
-    if not warnings:
-        return None
-    newest = max(warnings, key=_event_time)
-    line = _event_line(newest)
-    if newest.get("reason") == "FailedCreatePodSandBox":
-        repeated = (newest.get("count") or 1) >= SANDBOXES_UNTIL_HOPELESS
-        whole = str(newest.get("message", ""))  # the line may be cut before its last words, which matter
-        gone = _SANDBOX_IMAGE_GONE.search(whole)
-        return Problem(line, Blame.PRODUCT if gone else Blame.ENVIRONMENT, terminal=repeated)
-    return Problem(line, _blame_of_host(line))
-
-
-def _is_ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
-
-
-def _blame_of_host(text: str) -> Blame:
-    return Blame.ENVIRONMENT if _HOST_SHORT.search(text) else Blame.PRODUCT
-
-
-def _containers(status: dict[str, Any]) -> list[Object]:
-    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-
-
-def _event_time(event: Object) -> str:
-    return str(
-        event.get("lastTimestamp")
-        or event.get("eventTime")
-        or event["metadata"].get("creationTimestamp")
-        or ""
-    )
-
-
-def _short(text: str) -> str:
-    """One line, without its middle where it is long: an error that was often wrapped ends with its cause."""
-    flat = " ".join(text.split())
-    if len(flat) <= MAX_MESSAGE_CHARS:
-        return flat
-    return f"{flat[:HEAD_CHARS]} … {flat[HEAD_CHARS + 3 - MAX_MESSAGE_CHARS :]}"

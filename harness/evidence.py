@@ -66,7 +66,7 @@ def collect(
 
 def _summary(ctx: StackContext, namespaces: list[str], last_lines: list[str]) -> str:
     found = diagnose(ctx.kube, [Scope(namespace) for namespace in namespaces])
-    parts = [found.problem.reason] if found.problem else []
+    parts = [found.reason.sentence] if found.reason else []
     parts.append(found.text())
     if last_lines:
         parts.append("Last log lines:\n" + "\n".join(f"  {line}" for line in last_lines))

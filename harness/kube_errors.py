@@ -13,25 +13,40 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic.exceptions import DynamicApiError
 
-from harness.errors import EXIT_ENVIRONMENT, EXIT_PRODUCT, Blame, HarnessError
+from harness.diagnosis import Fact, classify
+from harness.errors import EXIT_PRODUCT, Blame, HarnessError
 
 _HANDSHAKE = re.compile(
     r"Handshake status (?P<status>\d{3}) .*?(?P<body>\{\"kind\":\"Status\".*?\})$", re.S | re.M
 )
 """How the websocket library words a refused exec: status line, headers, then the server's own answer."""
+_GROUP = re.compile(r"/apis/([\w-]+(?:\.[\w-]+)+)(?:/|$)")
+_SERVICE_SILENT = re.compile(
+    r"^service unavailable|error trying to reach service|unable to handle the request", re.I
+)
+"""What the API server says of a program behind it (an APIService); of itself it says something else."""
 
 
 class ApiError(HarnessError):
-    """The API server refused, with HTTP ``status``, machine-readable ``reason`` and its message."""
+    """The API server refused, with HTTP ``status``, machine-readable ``reason`` and its message.
+
+    ``behind`` is the API group whose own server, behind the API server, did not answer ("" otherwise).
+    """
 
     blame = Blame.PRODUCT
     exit_code = EXIT_PRODUCT
 
     def __init__(self, status: int, reason: str, message: str, *, doing: str) -> None:
-        super().__init__(f"{doing}: {message} (HTTP {status} {reason})", blame=_blame_of(status, message))
         self.status = status
         self.reason = reason
         self.api_message = message
+        self.behind = _behind(status, message, doing)
+        seen = {"apiservice": self.behind} if self.behind else {}
+        text = f"{message} (HTTP {status} {reason})" if status else message
+        why = classify([Fact("api", doing, text, status=status, seen=seen)])
+        assert why is not None  # the last rule on this source matches everything
+        self.why = why
+        super().__init__(why.sentence, why.do, blame=why.blame, reason_id=why.id)
 
     @property
     def transient(self) -> bool:
@@ -44,9 +59,6 @@ class ApiUnreachable(ApiError):
 
     def __init__(self, message: str, *, doing: str) -> None:
         super().__init__(0, "Unreachable", message, doing=doing)
-        self.hint = "is the cluster still running? `runner-conformance status` says"
-        self.blame = Blame.ENVIRONMENT
-        self.exit_code = EXIT_ENVIRONMENT
 
     @property
     def transient(self) -> bool:
@@ -101,8 +113,7 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _blame_of(status: int, message: str) -> Blame:
-    """A webhook or API of the product that doesn't answer is reported by the server as its own 500/503."""
-    if status >= 500 and "webhook" not in message:
-        return Blame.ENVIRONMENT
-    return Blame.ENVIRONMENT if status in (401, 429) else Blame.PRODUCT
+def _behind(status: int, message: str, doing: str) -> str:
+    group = _GROUP.search(doing)
+    silent = status in (502, 503, 504) and _SERVICE_SILENT.search(message)
+    return group.group(1) if group and silent else ""

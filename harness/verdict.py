@@ -44,6 +44,7 @@ class Outcome:
     reason: str = ""
     hint: str = ""
     blame: Blame | None = None
+    reason_id: str = ""
     blocked_by: tuple[str, ...] = ()
     duration_s: float = 0.0
     nodeid: str = ""
@@ -66,6 +67,7 @@ class Phase:
     reason: str = ""
     hint: str = ""
     blame: Blame | None = None
+    reason_id: str = ""
     blocked_by: str = ""
     critical: bool = False
 

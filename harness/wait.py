@@ -13,16 +13,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import yaml
 
-from harness.diagnose import Diagnosis, Problem, Scope, diagnose
+from harness.diagnose import SHARED_NAMESPACES, Diagnosis, Patience, Scope, diagnose
+from harness.diagnosis import Fact, Reason, classify, with_others
 from harness.errors import Blame, Cancelled, HarnessError
 from harness.kube import ApiError, KindUnknown, Kube, Object, Watch, WatchExpired
 from harness.redact import redact
@@ -43,7 +45,14 @@ UNREACHABLE_LIMIT_S = 20.0
 """An API server that restarts is back sooner; after this the cluster is gone."""
 WATCH_S = 240.0
 """Shorter than the API server's own limit (30 to 60 min), long enough to be rare."""
+LOOK_CLOSER_S = 1.0
+"""How often a wait asks whether there is still hope: that takes a handful of requests."""
+LOOK_AROUND_S = 5.0
+"""How often it looks at everything in its namespaces, beside what it waits for."""
+OVERLOADED_PER_CPU = 4.0
+"""A load above this, and what is late may only be late."""
 MAX_OBJECT_CHARS = 4000
+MAX_OTHERS = 5
 
 
 class Clock(Protocol):
@@ -85,25 +94,29 @@ class WaitError(HarnessError):
     def __init__(
         self,
         what: str,
-        problem: Problem,
+        why: Reason,
         last: object,
         diagnosis: Diagnosis,
         elapsed_s: float,
         hopeless: bool,
     ) -> None:
         self.what = what
-        self.reason = problem.reason
+        self.why = why
+        self.reason = why.sentence
         self.last = last
         self.pods = diagnosis.pods
         self.events = diagnosis.events
         self.elapsed_s = elapsed_s
         self.hopeless = hopeless
         end = "failed" if hopeless else "timed out"
-        evidence = "\n".join(part for part in (_last_text(last), diagnosis.text()) if part)
+        beside = "\n".join(f"Also: {other.sentence}" for other in why.others[:MAX_OTHERS])
+        evidence = "\n".join(part for part in (beside, _last_text(last), diagnosis.text()) if part)
         super().__init__(
-            redact(f"{what}: {end} after {elapsed_s:.1f} s: {problem.reason}"),
-            blame=problem.blame,
+            redact(f"{what}: {end} after {elapsed_s:.1f} s: {why.sentence}"),
+            why.do,
+            blame=why.blame,
             evidence=redact(evidence),
+            reason_id=why.id,
         )
 
 
@@ -113,7 +126,7 @@ def wait_for(
     ready: Callable[[T], object],
     what: str,
     timeout_s: float,
-    hopeless: Callable[[T], str | Problem | None] | None = None,
+    hopeless: Callable[[T], str | Reason | None] | None = None,
     kube: Kube | None = None,
     watch: Iterable[Watched] = (),
     about: Iterable[Scope] | None = None,
@@ -127,9 +140,10 @@ def wait_for(
 
     ``read`` may return None for "not there (yet)"; ``ready`` and ``hopeless`` get it as it is. A missing
     object, an unserved kind and an API server that is restarting are waited through; any other error of
-    ``read`` is raised as it is. ``hopeless`` gives a reason to end at once. ``watch`` names what wakes the
-    wait (needs ``kube``), ``about`` the pods and events that explain a failure (default: the namespaces
-    watched). ``progress`` hears transitions, and a heartbeat every 15 s.
+    ``read`` is raised as it is. ``hopeless`` gives a reason that ends the wait once it has lasted as long as
+    its rule asks for (a plain sentence: at once). ``watch`` names what wakes the wait (needs ``kube``),
+    ``about`` the pods and events that explain a failure (default: the namespaces watched; empty: none).
+    ``progress`` hears transitions, and a heartbeat every 15 s.
 
     Raises WaitError when hopeless or after ``timeout_s`` seconds; Cancelled when ``cancelled`` is set.
     """
@@ -145,7 +159,7 @@ def wait_for(
 class _Wait(Generic[T]):
     read: Callable[[], T]
     ready: Callable[[T], object]
-    hopeless: Callable[[T], str | Problem | None] | None
+    hopeless: Callable[[T], str | Reason | None] | None
     what: str
     timeout_s: float
     kube: Kube | None
@@ -159,7 +173,10 @@ class _Wait(Generic[T]):
         self.last: object = None
         self.state = ""
         self.failing: tuple[float, ApiError] | None = None
+        self.patience, self.closer = Patience(), self.begin
+        self.around = self.begin + LOOK_AROUND_S
         heartbeat = self.begin + HEARTBEAT_S
+        self.matter: Reason | None = None
         while True:
             changed.clear()
             self.looked = self.clock.now()
@@ -168,12 +185,14 @@ class _Wait(Generic[T]):
                 if self.ready(value):
                     return value
                 self._give_up_if_hopeless(value)
+            self._look_around()
             now = self.clock.now()
             self._give_up_if_over(now)
             if now >= heartbeat:
                 self._beat(now)
                 heartbeat += HEARTBEAT_S
-            until = min(now + pause_s, self.begin + self.timeout_s, heartbeat)
+            pause = min(pause_s, LOOK_CLOSER_S) if self.matter else pause_s
+            until = min(now + pause, self.begin + self.timeout_s, heartbeat)
             self._pause(changed, until, cancelled)
 
     def _look(self) -> tuple[bool, T]:
@@ -204,34 +223,59 @@ class _Wait(Generic[T]):
             self.progress(f"{self.what}: {state}")
 
     def _beat(self, now: float) -> None:
-        """Say that we are still here, and what seems to be the matter; end if that won't mend."""
-        problem = diagnose(self.kube, self.scopes).problem if self.kube and not self.failing else None
-        matter = problem.reason if problem else self.state or "nothing yet"
+        """Say that we are still here, and what seems to be the matter."""
+        matter = self.matter.sentence if self.matter else self.state or "nothing yet"
         self.progress(f"{self.what}: still waiting after {now - self.begin:.0f} s: {redact(matter)}")
-        if problem is not None and problem.terminal:
-            self._fail(problem, hopeless=True)
 
     def _give_up_if_hopeless(self, value: T) -> None:
-        verdict = self.hopeless(value) if self.hopeless else None
-        if verdict:
-            self._fail(verdict if isinstance(verdict, Problem) else Problem(verdict), hopeless=True)
+        now = self.clock.now()
+        if self.hopeless is None or now < self.closer:
+            return
+        self.closer = now + LOOK_CLOSER_S
+        found = self.hopeless(value)
+        self._end_if_final(Reason(found) if isinstance(found, str) else found)
+
+    def _look_around(self) -> None:
+        """Everything in the namespaces, now and then, but for those that others share."""
+        now = self.clock.now()
+        if self.kube is None or self.failing or not self.scopes or now < self.around:
+            return
+        self.around = now + LOOK_AROUND_S
+        ours = [it for it in self.scopes if it.label_selector or it.namespace not in SHARED_NAMESPACES]
+        self._end_if_final(diagnose(self.kube, ours).reason)
+
+    def _end_if_final(self, reason: Reason | None) -> None:
+        self.matter = reason or self.matter
+        final = self.patience.final(reason, self.clock.now())
+        if final is not None:
+            self._fail(final, hopeless=True)
 
     def _give_up_if_over(self, now: float) -> None:
-        if self.failing and now - self.failing[0] >= UNREACHABLE_LIMIT_S:
-            since, error = self.failing
-            reason = f"the API server hasn't answered for {now - since:.0f} s: {error.api_message}"
-            self._fail(Problem(reason, Blame.ENVIRONMENT), hopeless=True, look=False)
+        if self.failing and not self.failing[1].behind and now - self.failing[0] >= UNREACHABLE_LIMIT_S:
+            self._fail(self.failing[1].why, hopeless=True, look=False)
         if now - self.begin >= self.timeout_s:
             self._fail(None, hopeless=False)
 
-    def _fail(self, problem: Problem | None, *, hopeless: bool, look: bool = True) -> None:
+    def _fail(self, why: Reason | None, *, hopeless: bool, look: bool = True) -> None:
         diagnosis = diagnose(self.kube, self.scopes) if look and self.kube else Diagnosis()
+        if why is None:
+            why = self._why_late(diagnosis)
+        elif diagnosis.reason is not None:
+            why = with_others(why, (*why.others, diagnosis.reason, *diagnosis.reason.others))
+        raise WaitError(self.what, why, self.last, diagnosis, self.clock.now() - self.begin, hopeless)
+
+    def _why_late(self, diagnosis: Diagnosis) -> Reason:
+        """What explains a wait that ran out: never a guess, and never a slow host taken for a failure."""
         seen = f"last seen: {self.state or 'nothing at all'}"
-        if problem is None:
-            problem = diagnosis.problem or Problem(seen)
-            if diagnosis.problem:
-                problem = Problem(f"{diagnosis.problem.reason} ({seen})", diagnosis.problem.blame)
-        raise WaitError(self.what, problem, self.last, diagnosis, self.clock.now() - self.begin, hopeless)
+        known = self.failing[1].why if self.failing else diagnosis.reason
+        if known is not None and known.final_after_s is not None:
+            return replace(known, sentence=f"{known.sentence} ({seen})")
+        slow = overloaded()
+        if slow is not None:
+            return with_others(replace(slow, sentence=f"{slow.sentence} ({seen})"), [known] if known else [])
+        if known is not None:
+            return replace(known, sentence=f"{known.sentence} ({seen})")
+        return Reason(f"unknown why; {seen}", Blame.PRODUCT)
 
     def _pause(self, changed: threading.Event, until: float, cancelled: threading.Event) -> None:
         while (left := until - self.clock.now()) > 0:
@@ -240,6 +284,16 @@ class _Wait(Generic[T]):
             if self.clock.wait(changed, min(left, CANCEL_CHECK_S)):
                 self.clock.wait(cancelled, self.looked + SETTLE_S - self.clock.now())
                 return
+
+
+def overloaded() -> Reason | None:
+    """That this host has so much to do that things are late, if it has."""
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load / cpus <= OVERLOADED_PER_CPU:
+        return None
+    return classify(
+        [Fact("node", "this host", f"load of {load:.0f} on {cpus} CPUs, {load / cpus:.1f} per CPU")]
+    )
 
 
 @contextmanager

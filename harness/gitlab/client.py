@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import gitlab
 import requests
 
 from harness.errors import EnvironmentProblem, LeftoversError, UsageError
-from harness.gitlab.errors import explain
+from harness.gitlab.errors import FAULTS, explain, gitlab_errors
 from harness.gitlab.patient import PatientGitlab
 from harness.redact import Secret, redact, register
 
@@ -31,7 +30,6 @@ _MAINTAINER = 40
 _POLL_S = 1.0
 _TRACE_TAIL_CHARS = 3000
 _SKIP_CI = "[skip ci]"
-_FAULTS = (gitlab.GitlabError, requests.exceptions.RequestException)
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def check(target: GitLabTarget) -> PatientGitlab:
     if not re.match(r"https?://[^/]+", target.url):
         raise UsageError(f"{target.url!r} is no URL of a GitLab", "give it as https://gitlab.example.com")
     client = connect(target)
-    with _explained("asking GitLab who we are", target.url):
+    with gitlab_errors("asking GitLab who we are", target.url):
         client.auth()
     if client.user is None:
         raise EnvironmentProblem(
@@ -116,7 +114,7 @@ def _check_scopes(client: PatientGitlab) -> None:
 
 
 def _check_rights(client: PatientGitlab, path: str, url: str) -> None:
-    with _explained(f"looking for project {path}", url):
+    with gitlab_errors(f"looking for project {path}", url):
         permissions = client.projects.get(path).attributes.get("permissions") or {}
     granted = [entry["access_level"] for entry in permissions.values() if entry]
     if granted and max(granted) < _MAINTAINER and not getattr(client.user, "is_admin", False):
@@ -181,7 +179,7 @@ class GitLabSession:
         }
         try:
             project = self.gl.projects.create(wanted)
-        except _FAULTS:
+        except FAULTS:
             # The answer may be lost while GitLab has made it; the run's id makes sure that it is ours.
             owned = self.gl.projects.list(owned=True, search=self.run_id, get_all=True)
             found = [it for it in owned if it.path == self.run_id]
@@ -436,12 +434,4 @@ class GitLabSession:
         self._save(self.made)
 
     def _doing(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return _explained(what, self.target.url)
-
-
-@contextlib.contextmanager
-def _explained(doing: str, url: str) -> Iterator[None]:
-    try:
-        yield
-    except (*_FAULTS, json.JSONDecodeError) as error:
-        raise explain(error, doing, url) from error
+        return gitlab_errors(what, self.target.url)

@@ -2,78 +2,72 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import gitlab.exceptions
 import requests
 
+from harness.diagnosis import Fact, classify
 from harness.errors import EnvironmentProblem, HarnessError, UsageError
 from harness.redact import redact
 
 _MAX_BODY_CHARS = 600
+_WISHES = (401, 403, 404)
+"""Answers that are about what the user gave: a token, a project."""
+FAULTS = (gitlab.GitlabError, requests.exceptions.RequestException, json.JSONDecodeError)
+"""All that python-gitlab raises."""
+
+
+@contextmanager
+def gitlab_errors(doing: str, url: str) -> Iterator[None]:
+    """The client's many exceptions as errors of the harness: the one border that they pass."""
+    try:
+        yield
+    except FAULTS as error:
+        raise explain(error, doing, url) from error
 
 
 def explain(error: Exception, doing: str, url: str) -> HarnessError:
     """The error of an API call made while ``doing`` something, as one of the harness's own."""
     if isinstance(error, HarnessError):
         return error
+    status = _status(error)
     text = redact(_text(error))
+    why = classify([Fact("gitlab", f"{doing} at {url}", _said(error, text, status), status=status)])
+    assert why is not None  # the last rule on this source matches everything
+    kind = UsageError if status in _WISHES else EnvironmentProblem
+    return kind(why.sentence, why.do, evidence=text, reason_id=why.id)
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, gitlab.exceptions.GitlabError) and not _unreadable(error):
+        return int(error.response_code or 0)
+    return 0
+
+
+def _unreadable(error: Exception) -> bool:
+    return isinstance(error, gitlab.exceptions.GitlabParsingError | json.JSONDecodeError)
+
+
+def _said(error: Exception, text: str, status: int) -> str:
+    if _unreadable(error):
+        return f"it does not answer as a GitLab does: {text}"
+    if status:
+        return f"HTTP {status}: {text}"
+    return text if isinstance(error, gitlab.exceptions.GitlabError) else f"{_kind(error)}: {text}"
+
+
+def _kind(error: Exception) -> str:
+    """The sort of a connection's failure, where its text may not say it."""
     if isinstance(error, requests.exceptions.SSLError):
-        return EnvironmentProblem(
-            f"{doing}: the certificate of {url} is not trusted",
-            "give the CA of this GitLab (--gitlab-ca-file), as a PEM file",
-            evidence=text,
-        )
+        return "certificate verify failed" if "verify" in str(error) else "TLS failed (SSLError)"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "ProxyError"
     if isinstance(error, requests.exceptions.Timeout):
-        return EnvironmentProblem(
-            f"{doing}: {url} did not answer in time", "is GitLab overloaded?", evidence=text
-        )
-    if isinstance(error, requests.exceptions.RequestException):
-        return EnvironmentProblem(
-            f"{doing}: {url} can't be reached",
-            "check the address, the proxy settings and the network",
-            evidence=text,
-        )
-    if isinstance(error, gitlab.exceptions.GitlabError):
-        return _of_answer(error, doing, url, text)
-    return EnvironmentProblem(
-        f"{doing}: {text}", "is this address a GitLab's?", evidence=type(error).__name__
-    )
-
-
-def _of_answer(error: gitlab.exceptions.GitlabError, doing: str, url: str, text: str) -> HarnessError:
-    status = error.response_code
-    if isinstance(error, gitlab.exceptions.GitlabParsingError) or status is None:
-        return EnvironmentProblem(
-            f"{doing}: {url} does not answer as a GitLab does",
-            "is it the address of a GitLab?",
-            evidence=text,
-        )
-    if status == 401:
-        return UsageError(
-            f"{doing}: GitLab at {url} refuses the token (401)",
-            "the token is wrong, expired or revoked: make a new personal access token with scope api",
-        )
-    if status == 403:
-        return UsageError(
-            f"{doing}: the token may not do this (403)",
-            "use a token of a user who is Maintainer or Owner of the project, with scope api",
-            evidence=text,
-        )
-    if status == 404:
-        return UsageError(f"{doing}: not found (404)", "check the name, and whether the user can see it",
-                          evidence=text)  # fmt: skip
-    if status == 429:
-        return EnvironmentProblem(
-            f"{doing}: GitLab at {url} keeps limiting the rate (429)",
-            "wait a few minutes, or use a GitLab with a higher limit",
-            evidence=text,
-        )
-    if status >= 500:
-        return EnvironmentProblem(
-            f"{doing}: GitLab at {url} answers {status} again and again",
-            "see the state of that GitLab",
-            evidence=text,
-        )
-    return EnvironmentProblem(f"{doing}: GitLab answers {status}: {text}", "see GitLab's message")
+        return "timed out"
+    return "Connection failed"
 
 
 def _text(error: Exception) -> str:

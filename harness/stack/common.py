@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from harness.diagnose import Problem, Scope, hopeless_pods, images, pods_problem
-from harness.errors import Blame, EnvironmentProblem
-from harness.kube import Object
+from harness.diagnose import Scope, scope_reason
+from harness.diagnosis import Reason
+from harness.errors import EnvironmentProblem
+from harness.kube import Kube, Object
 from harness.ownership import labels
 from harness.stack import StackContext
 from harness.wait import Watched, wait_for
@@ -128,6 +129,8 @@ def rolled_out(deployment: Mapping[str, Any]) -> str | None:
     """None when every replica is of the newest template and available, else what is missing."""
     status = deployment.get("status", {})
     wanted = deployment["spec"].get("replicas", 1)
+    if not wanted:
+        return "it asks for 0 replicas"
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 1):
         return "the newest template has not been observed"
     if status.get("updatedReplicas", 0) < wanted:
@@ -139,26 +142,15 @@ def rolled_out(deployment: Mapping[str, Any]) -> str | None:
     return None
 
 
-def deployment_hopeless(ctx: StackContext, deployment: Object | None) -> Problem | None:
-    """A terminal problem of pods of the Deployment's present template, or its progress deadline."""
-    if deployment is None:
-        return None
-    if condition(deployment, "Progressing") == "False":
-        return Problem(
-            f"deployment {deployment['metadata']['name']}: progress deadline exceeded", Blame.PRODUCT
-        )
-    namespace = deployment["metadata"]["namespace"]
+def deployment_hopeless(ctx: StackContext, deployment: Object | None) -> Reason | None:
+    """Why a Deployment is not rolled out: its own conditions, and pods of its present template."""
+    return deployment_reason(ctx.kube, deployment) if deployment is not None else None
+
+
+def deployment_reason(kube: Kube, deployment: Object) -> Reason | None:
+    """The reason why a Deployment's pods are not there or not ready, where one is known."""
     selector = ",".join(f"{k}={v}" for k, v in deployment["spec"]["selector"]["matchLabels"].items())
-    wanted = images(deployment["spec"]["template"])
-    pods = [
-        pod
-        for pod in ctx.kube.list(POD, namespace, label_selector=selector)
-        if images(pod) == wanted  # pods of the template before are on their way out
-    ]
-    problem = pods_problem(pods)
-    if problem is None or not problem.terminal:
-        return None
-    return hopeless_pods(ctx.kube, Scope(namespace, selector)) or problem
+    return scope_reason(kube, Scope(deployment["metadata"]["namespace"], selector), deployment)
 
 
 def condition(manifest: Mapping[str, Any], kind: str) -> str | None:

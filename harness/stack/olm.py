@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.diagnose import Problem, Scope, hopeless_pods
+from harness.diagnose import Scope, scope_reason
+from harness.diagnosis import Fact, Reason, classify
 from harness.errors import EnvironmentProblem
 from harness.kube import Object
 from harness.stack import Layer, StackContext
@@ -68,13 +69,12 @@ def wait_catalog(ctx: StackContext, layer: str) -> Object:
     """Wait until the profile's catalog is READY: a Subscription made before shows passing failures."""
     name = ctx.profile.operator.catalog
 
-    def hopeless(catalog: Object | None) -> Problem | None:
+    def hopeless(catalog: Object | None) -> Reason | None:
         if catalog is None:  # olm.yaml, which was applied, makes it
             others = [it["metadata"]["name"] for it in ctx.kube.list(CATALOG_SOURCE, NAMESPACE)]
-            return Problem(
-                f"CatalogSource {name} is not there, only {', '.join(others) or 'no other either'}"
-            )
-        return hopeless_pods(ctx.kube, Scope(NAMESPACE, f"olm.catalogSource={name}"))
+            text = f"CatalogSource {name} is not there, only {', '.join(others) or 'no other either'}"
+            return classify([Fact("object", f"namespace {NAMESPACE}", text)])
+        return scope_reason(ctx.kube, Scope(NAMESPACE, f"olm.catalogSource={name}"))
 
     found = wait_for(
         lambda: ctx.kube.get(CATALOG_SOURCE, name, NAMESPACE),
@@ -111,10 +111,11 @@ def wait_csv(
 ) -> Object:
     """Wait until a CSV is Succeeded; Failed ends the wait, but for reasons named in ``passing_failures``."""
 
-    def hopeless(csv: Object | None) -> Problem | None:
+    def hopeless(csv: Object | None) -> Reason | None:
         status = (csv or {}).get("status", {})
         if status.get("phase") == "Failed" and status.get("reason") not in passing_failures:
-            return Problem(f"CSV {name} is Failed: {status.get('reason')}: {status.get('message')}")
+            text = f"CSV {name} is Failed: {status.get('reason')}: {status.get('message')}"
+            return classify([Fact("condition", f"namespace {namespace}", text, subject=name, seen=csv or {})])
         return _deployments_hopeless(ctx, namespace, csv)
 
     found = wait_for(
@@ -132,7 +133,7 @@ def wait_csv(
     return found
 
 
-def _deployments_hopeless(ctx: StackContext, namespace: str, csv: Object | None) -> Problem | None:
+def _deployments_hopeless(ctx: StackContext, namespace: str, csv: Object | None) -> Reason | None:
     if csv is None:
         return None
     for wanted in csv["spec"].get("install", {}).get("spec", {}).get("deployments", ()):

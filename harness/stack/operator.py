@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.diagnose import Problem
+from harness.diagnosis import Fact, Reason, classify
 from harness.errors import SuiteDefect
 from harness.kube import ApiError, Kube, Object
 from harness.ownership import labels
@@ -28,6 +28,7 @@ NAME = "operator"
 CSV = olm_layer.CSV
 SUBSCRIPTION = "operators.coreos.com/v1alpha1/Subscription"
 INSTALL_PLAN = "operators.coreos.com/v1alpha1/InstallPlan"
+OPERATOR_GROUP = "operators.coreos.com/v1/OperatorGroup"
 RUNNER = "apps.gitlab.com/v1beta2/Runner"
 
 PLAN_TIMEOUT_S = 660
@@ -135,15 +136,33 @@ def _plan_state(kube: Kube, profile: Profile) -> str:
     return " ".join([f"InstallPlan {plan['metadata']['name']} is {phase}", *filter(None, said)])
 
 
-def subscription_hopeless(kube: Kube, profile: Profile) -> Problem | None:
-    """What the Subscription says that waiting won't mend."""
+def subscription_hopeless(kube: Kube, profile: Profile) -> Reason | None:
+    """What the Subscription says, and its namespace's OperatorGroups, that waiting won't mend."""
     wish = profile.operator
-    found = kube.get(SUBSCRIPTION, wish.subscription_name, wish.namespace)
-    for it in (found or {}).get("status", {}).get("conditions", ()):
-        terminal = (it["type"], it.get("reason")) == ("ResolutionFailed", "ConstraintsNotSatisfiable")
-        if it["status"] == "True" and (terminal or it["type"] == "BundleUnpackFailed"):
-            return Problem(f"Subscription {wish.subscription_name}: {it['type']}: {it.get('message', '')}")
-    return None
+    where = f"Subscription {wish.namespace}/{wish.subscription_name}"
+    found = kube.get(SUBSCRIPTION, wish.subscription_name, wish.namespace) or {}
+    ours = (wish.subscription_name, wish.package, wish.catalog, wish.csv)
+    facts = [
+        Fact(
+            "condition",
+            where,
+            f"{it['type']}: {it.get('reason', '')}: {it.get('message', '')}",
+            subject=f"{where} {it['type']}",
+            seen={**found, "ours": ours},
+        )
+        for it in found.get("status", {}).get("conditions", ())
+        if it["status"] == "True" and it["type"] in ("ResolutionFailed", "BundleUnpackFailed")
+    ]
+    return classify([*facts, *operator_group_facts(kube, wish.namespace)])
+
+
+def operator_group_facts(kube: Kube, namespace: str) -> list[Fact]:
+    """OLM installs nothing, and says nothing, in a namespace without exactly one OperatorGroup."""
+    names = [it["metadata"]["name"] for it in kube.list(OPERATOR_GROUP, namespace)]
+    if len(names) == 1:
+        return []
+    text = f"{len(names)} OperatorGroups: {', '.join(names)}" if names else "no OperatorGroup"
+    return [Fact("object", f"namespace {namespace}", text, subject=f"{namespace} groups")]
 
 
 def _unpacking(kube: Kube, profile: Profile) -> str:
@@ -276,7 +295,7 @@ LAYER = Layer(
         SUBSCRIPTION,
         INSTALL_PLAN,
         CSV,
-        "operators.coreos.com/v1/OperatorGroup",
+        OPERATOR_GROUP,
         DEPLOYMENT,
         "batch/v1/Job",
     ),

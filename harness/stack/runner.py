@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from harness.diagnose import Problem, Scope, hopeless_pods
+from harness.diagnose import Scope, log_facts, scope_reason
+from harness.diagnosis import Fact, Reason, classify
 from harness.errors import HarnessError, SuiteDefect
 from harness.kube import KindUnknown, Kube, Object
 from harness.ownership import labels
@@ -22,6 +24,7 @@ RUNNER_NAME = "jh-gitlab-runner"
 TOKEN_KEY = "runner-registration-token"
 """Operator 1.15.1 wants this key also for new-style glrt- tokens."""
 READY_TIMEOUT_S = 300
+_COMPLAINT = re.compile(r"error|not found|fail", re.IGNORECASE)
 REMOVE_TIMEOUT_S = 120
 """A Runner's pod unregisters first, and its grace period is 30 s."""
 
@@ -151,10 +154,10 @@ def wait_runner_pod(
     """
     deployment = f"{name}-runner"
 
-    def hopeless(found: Object | None) -> Problem | None:
+    def hopeless(found: Object | None) -> Reason | None:
         if found is not None:
             return deployment_hopeless(ctx, found)
-        return hopeless_pods(ctx.kube, Scope(ctx.profile.operator.namespace))
+        return ignored_reason(ctx, name, namespace)
 
     found = wait_for(
         lambda: ctx.kube.get(DEPLOYMENT, deployment, namespace),
@@ -174,3 +177,21 @@ def wait_runner_pod(
     )
     assert found is not None  # ready() said so
     return found
+
+
+def ignored_reason(ctx: StackContext, name: str, namespace: str) -> Reason | None:
+    """Why the operator has made nothing of a Runner: its pods, or what its log says of that Runner."""
+    operator = Scope(ctx.profile.operator.namespace)
+    broken = scope_reason(ctx.kube, operator)
+    if broken is not None:
+        return broken
+    said = [
+        fact
+        for pod in ctx.kube.list(POD, operator.namespace)
+        for fact in log_facts(ctx.kube, [pod], all_containers=True)
+        if name in fact.text and _COMPLAINT.search(fact.text)
+    ]
+    absent = Fact(
+        "object", f"Runner {namespace}/{name}", f"the operator has made nothing of Runner {name} so far"
+    )
+    return classify([*said, absent])

@@ -36,7 +36,8 @@ class Session:
         return [type("Job", (), {"id": 1, "name": "build"})]
 
     def project(self) -> Any:
-        jobs = type("Jobs", (), {"get": staticmethod(lambda number: number)})
+        job = type("Job", (), {"id": 1, "name": "build", "status": "success"})
+        jobs = type("Jobs", (), {"get": staticmethod(lambda number: job)})
         pipelines = type("Pipelines", (), {"get": staticmethod(lambda number: number)})
         return type("Project", (), {"jobs": jobs, "pipelines": pipelines})
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.diagnose import Problem, Scope
+from harness.diagnose import Scope
+from harness.diagnosis import Reason
+from harness.diagnosis.model import TRANSIENT_S
 from harness.errors import Blame, Cancelled
 from harness.kube import ApiError, ApiUnreachable, KindUnknown, WatchExpired
-from harness.wait import HEARTBEAT_S, UNREACHABLE_LIMIT_S, WaitError, Watched, wait_for
+from harness.wait import HEARTBEAT_S, LOOK_AROUND_S, UNREACHABLE_LIMIT_S, WaitError, Watched, wait_for
 
 
 class FakeClock:
@@ -49,6 +51,9 @@ class FakeApi:
 
     def list(self, kind: str, namespace: str | None = None, **selectors: Any) -> list[dict[str, Any]]:
         return self.objects.get(kind.rpartition("/")[2], [])
+
+    def logs(self, *args: Any, **options: Any) -> str:
+        return ""
 
     def list_with_version(self, *args: Any, **selectors: Any) -> tuple[list[dict[str, Any]], str]:
         self.lists += 1
@@ -167,7 +172,7 @@ def test_hopeless_ends_at_once(clock: FakeClock) -> None:
         wait_for(
             lambda: phase("Failed"),
             ready=lambda it: False,
-            hopeless=lambda it: Problem("Failed, really", Blame.ENVIRONMENT),
+            hopeless=lambda it: Reason("Failed, really", Blame.ENVIRONMENT),
             what="x",
             timeout_s=300,
             clock=clock,
@@ -240,20 +245,20 @@ def test_cancelled_ends_it(clock: FakeClock) -> None:
     assert clock.time < 4
 
 
-def test_heartbeat_ends_it_when_no_sandbox_can_be_made(clock: FakeClock) -> None:
-    stuck = {**event("failed to get sandbox image", "FailedCreatePodSandBox"), "count": 4}
-    with pytest.raises(WaitError, match="sandbox image") as caught:
+def test_it_ends_when_no_sandbox_can_be_made(clock: FakeClock) -> None:
+    stuck = event("plugin type=bridge failed (add)", "FailedCreatePodSandBox")
+    with pytest.raises(WaitError, match=r"pod network does not work.*plugin type=bridge") as caught:
         wait_for(
             lambda: None,
             ready=lambda it: False,
             what="x",
             timeout_s=600,
-            kube=FakeApi(Event=[stuck]),  # type: ignore[arg-type]
+            kube=FakeApi(Pod=[waiting_pod("ContainerCreating")], Event=[stuck]),  # type: ignore[arg-type]
             about=[Scope("ns")],
             clock=clock,
         )
     assert caught.value.blame is Blame.ENVIRONMENT
-    assert clock.time < HEARTBEAT_S + 1
+    assert TRANSIENT_S <= clock.time - LOOK_AROUND_S < TRANSIENT_S + 2 * LOOK_AROUND_S
 
 
 def test_a_watch_event_wakes_it_and_an_expired_watch_is_renewed() -> None:

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fixtures import expect
-from fixtures.cert_manager import CERTIFICATE, certificate
+from fixtures.cert_manager import CERTIFICATE, certificate, controller_reason
 from fixtures.cluster import refused_with
 from fixtures.stack import Reached
 from fixtures.workloads import assert_rolled_out, image_tags, pods_of
@@ -28,6 +28,10 @@ CRDS = (
     "issuers.cert-manager.io",
     "orders.acme.cert-manager.io",
 )
+
+ISSUED_TIMEOUT_S = 150
+"""Issued within a second; a controller that takes over from one that died waits for its lease: 60 s, and 15 s
+more until it asks again."""
 
 
 @pytest.mark.outcome("cert-manager/crds", needs=["cluster/node-ready"])
@@ -119,7 +123,8 @@ def test_a_self_signed_certificate_is_issued(self_signed: Object, kube: Kube) ->
         lambda: kube.get(CERTIFICATE, name, namespace),
         ready=lambda found: found is not None and expect.condition(found, "Ready") == "True",
         what=f"Certificate {name} Ready",
-        timeout_s=60,
+        timeout_s=ISSUED_TIMEOUT_S,
+        hopeless=lambda found: controller_reason(kube),
         kube=kube,
         watch=[Watched(CERTIFICATE, namespace, name)],
     )

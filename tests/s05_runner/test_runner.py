@@ -27,8 +27,9 @@ GONE_TIMEOUT_S = 90
 
 def _token(runner: SeenRunner) -> str:
     secret = expect.there(runner.kube.get("v1/Secret", SECRET, runner.namespace), f"Secret {SECRET}")
-    assert TOKEN_KEY in secret["data"], f"Secret {SECRET} has keys {sorted(secret['data'])}"
-    return base64.b64decode(secret["data"][TOKEN_KEY]).decode()
+    data = secret.get("data") or {}
+    assert TOKEN_KEY in data, f"Secret {SECRET} has keys {sorted(data)}, and {TOKEN_KEY} is not among them"
+    return base64.b64decode(data[TOKEN_KEY]).decode()
 
 
 @pytest.mark.outcome("runner/token", needs=["operator/csv-succeeded"])
