@@ -176,12 +176,19 @@ def status(name: Annotated[str | None, typer.Argument(help="One stack; without i
     raise typer.Exit(EXIT_OK if all(complete) else EXIT_ENVIRONMENT)
 
 
-@app.command(epilog="Example: runner-conformance explain demo")
+@app.command(epilog="Example: runner-conformance explain demo; runner-conformance explain pull/rate-limited")
 def explain(
-    name: Name = DEFAULT_NAME,
+    name: Annotated[
+        str, typer.Argument(help="A stack, or the id of a reason (docs/reasons.md).")
+    ] = DEFAULT_NAME,
     out: Annotated[Path | None, typer.Option(help="Also write everything below this directory.")] = None,
 ) -> None:
-    """Say why layers of a stack aren't ready: states, events, last log lines, without secrets."""
+    """Say why layers of a stack aren't ready (without secrets), or what a reason means and what to do."""
+    if "/" in name:
+        from harness.diagnosis.page import explain as explain_reason
+
+        console.print(explain_reason(name), markup=False, highlight=False)
+        return
     from harness.session import attach
 
     ctx = attach(name, progress=lambda layer, text: None)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.diagnosis import Fact, Reason, classify, with_others
+from harness.diagnosis import Fact, Reason, classify
 from harness.diagnosis.facts import (
     containers,
     deployment_facts,
@@ -181,34 +181,6 @@ def without_superseded(
         return deployment is not None and images(deployment["spec"]["template"]) != images(pod)
 
     return [pod for pod in pods if not superseded(pod)]
-
-
-class Patience:
-    """Since when each reason has been seen; tells the first that has lasted as long as its rule asks for.
-
-    A reason that is not seen for a moment (between two tries of the kubelet) keeps its beginning.
-    """
-
-    GAP_S = 8.0
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], tuple[float, float]] = {}
-
-    def final(self, reason: Reason | None, now: float) -> Reason | None:
-        """The reason, or the first of its others, that is final at ``now``; None while waiting may help."""
-        known = [reason, *reason.others] if reason is not None else []
-        for it in known:
-            since, last = self._seen.get(it.key, (now, now))
-            self._seen[it.key] = (since if now - last <= self.GAP_S else now, now)
-        for it in known:
-            if it.final_after_s is not None and now - self._seen[it.key][0] >= it.final_after_s:
-                return it if it is reason else _promoted(it, reason)
-        return None
-
-
-def _promoted(final: Reason, first: Reason | None) -> Reason:
-    """A less telling reason that ends the wait keeps the more telling one at its side."""
-    return with_others(final, (first, *first.others)) if first is not None else final
 
 
 def pod_lines(pod: Object) -> list[str]:

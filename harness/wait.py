@@ -23,8 +23,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import yaml
 
-from harness.diagnose import SHARED_NAMESPACES, Diagnosis, Patience, Scope, diagnose
-from harness.diagnosis import Fact, Reason, classify, with_others
+from harness.diagnose import SHARED_NAMESPACES, Diagnosis, Scope, diagnose
+from harness.diagnosis import Fact, Patience, Reason, classify, with_others
 from harness.errors import Blame, Cancelled, HarnessError
 from harness.kube import ApiError, KindUnknown, Kube, Object, Watch, WatchExpired
 from harness.redact import redact

@@ -7,6 +7,7 @@
 
 from harness.diagnosis.catalogue import BY_ID, RULES, as_error, classify, with_others, with_sentence
 from harness.diagnosis.model import UNKNOWN, Fact, Reason, Rule
+from harness.diagnosis.patience import Patience
 from harness.diagnosis.words import short
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "RULES",
     "UNKNOWN",
     "Fact",
+    "Patience",
     "Reason",
     "Rule",
     "as_error",

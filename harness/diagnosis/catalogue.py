@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.diagnosis import (
@@ -23,7 +23,7 @@ from harness.diagnosis import (
 )
 from harness.diagnosis.model import Fact, Reason, Rule
 from harness.diagnosis.words import short
-from harness.errors import HarnessError
+from harness.errors import Blame, EnvironmentProblem, HarnessError, ProductFailure, SuiteDefect
 from harness.redact import redact
 
 RULES: tuple[Rule, ...] = (
@@ -76,7 +76,15 @@ def as_error(reason: Reason, *, evidence: str = "") -> HarnessError:
     """The reason as an error that carries its blame."""
     beside = "\n".join(f"Also: {other.sentence}" for other in reason.others)
     text = "\n".join(part for part in (beside, evidence) if part)
-    return HarnessError(reason.sentence, reason.do, blame=reason.blame, evidence=text, reason_id=reason.id)
+    kind = _ERROR_OF[reason.blame]
+    return kind(reason.sentence, reason.do, evidence=text, reason_id=reason.id)
+
+
+_ERROR_OF: Mapping[Blame, type[HarnessError]] = {
+    Blame.PRODUCT: ProductFailure,
+    Blame.ENVIRONMENT: EnvironmentProblem,
+    Blame.SUITE: SuiteDefect,
+}
 
 
 def _reason(rule: Rule, fact: Fact) -> Reason:

@@ -21,6 +21,7 @@ import requests
 from harness.errors import EnvironmentProblem, LeftoversError, UsageError
 from harness.gitlab.errors import FAULTS, explain, gitlab_errors
 from harness.gitlab.patient import PatientGitlab
+from harness.gitlab.pending import PendingJobs
 from harness.redact import Secret, redact, register
 
 SCOPE = "api"
@@ -305,10 +306,10 @@ class GitLabSession:
     ) -> Any:
         """Follow a pipeline until ``until`` says so; the pipeline with its last state.
 
-        Ends at once when it has finished. Raises EnvironmentProblem after ``timeout_s`` with what every job
-        waits for.
+        Ends at once when it has finished. Raises HarnessError when no runner will take a job (paused,
+        removed), or after ``timeout_s``, with what every job waits for.
         """
-        end, said = time.monotonic() + timeout_s, ""
+        end, said, pending = time.monotonic() + timeout_s, "", PendingJobs(self, pipeline)
         while True:
             with self._doing(f"following pipeline {pipeline.id}"):
                 pipeline.refresh()
@@ -320,12 +321,10 @@ class GitLabSession:
                 said = line
             if until(pipeline) or pipeline.status in FINISHED:
                 return pipeline
-            if time.monotonic() > end:
-                raise EnvironmentProblem(
-                    f"pipeline {pipeline.id} is still {pipeline.status} after {timeout_s:.0f} s",
-                    "see what its jobs wait for below",
-                    evidence="\n".join(self.explain_job(job) for job in jobs),
-                )
+            now = time.monotonic()
+            final = pending.final(jobs, now)
+            if final is not None or now > end:
+                raise pending.still(jobs, final, timeout_s + now - end)
             time.sleep(_POLL_S)
 
     def jobs(self, pipeline: Any) -> list[Any]:

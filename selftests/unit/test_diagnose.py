@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from harness.diagnose import (
-    Patience,
     Scope,
     container_state,
     diagnose,
@@ -16,7 +15,7 @@ from harness.diagnose import (
     pod_lines,
     scope_reason,
 )
-from harness.diagnosis import Fact, Reason, classify
+from harness.diagnosis import Fact, Patience, Reason, classify
 from harness.diagnosis.facts import events_facts, pod_facts, pods_facts
 from harness.errors import Blame
 from harness.evidence import collect
