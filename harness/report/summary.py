@@ -23,6 +23,7 @@ def render_summary(run: Run, verdict: Verdict) -> str:
         parts += [f"**First reason:** {_cell(verdict.reason)}", ""]
     if verdict.hint:
         parts += [f"**What to do:** {_cell(verdict.hint)}", ""]
+    parts += [line for note in run.notes for line in (f"**Note:** {_cell(note)}", "")]
     parts += [_facts(run), "", _versions(run), "", _sections(run), ""]
     troubles = [o for o in run.outcomes if o.status not in (Status.PASSED, Status.NOT_APPLICABLE)]
     if troubles:

@@ -13,6 +13,7 @@ from harness.ownership import labels
 from harness.redact import Secret
 from harness.stack import StackContext
 from harness.stack.common import DEPLOYMENT, POD, deployment_hopeless, rolled_out, tell
+from harness.versions import facts
 from harness.wait import Watched, wait_for
 
 NAME = "runner"
@@ -21,8 +22,6 @@ NAMESPACE = "default"
 """Where the how-to puts it. Not ``operators``: Pod Security baseline there refuses privileged build pods."""
 RUNNER_NAME = "jh-gitlab-runner"
 
-TOKEN_KEY = "runner-registration-token"
-"""Operator 1.15.1 wants this key also for new-style glrt- tokens."""
 READY_TIMEOUT_S = 300
 _COMPLAINT = re.compile(r"error|not found|fail", re.IGNORECASE)
 REMOVE_TIMEOUT_S = 120
@@ -57,7 +56,7 @@ def create_runner_resources(
             "kind": "Secret",
             "metadata": {**metadata, "name": f"{name}-secret"},
             "type": "Opaque",
-            "stringData": {TOKEN_KEY: token.reveal()},
+            "stringData": {facts.TOKEN_KEY.at(ctx.profile.operator.version): token.reveal()},
         }
     )
     spec = {"gitlabUrl": gitlab_url, "buildImage": build_image, "token": f"{name}-secret"}

@@ -286,9 +286,6 @@ PREDECESSOR: Mapping[str, str] = {"1.15.1": "v1.15.0", "1.23.2": "v1.15.1", "1.5
 
 # -- GitLab Runner ------------------------------------------------------------------------------------------
 
-LOG_STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z [0-9a-f]{2}[OE]"
-"""Time, stream number, stdout or stderr; a ``+`` behind it continues the line before, a blank begins one."""
-
 LOG_STAMPED: Fact[bool] = Fact(
     "runner",
     "every line of a job's log begins with time and stream",

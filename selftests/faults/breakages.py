@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fixtures.runner import CONFIG_TOML
 from fixtures.steps.runner_setups import CONFIG, RUNNER
-from harness.stack.runner import TOKEN_KEY
 from selftests.faults.ways import (
     CONFIG_MAP,
     CRD,
@@ -180,7 +179,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "the Runner's Secret with an empty token",
-        {"runner/secret": rf"data\.{TOKEN_KEY}: expected something, found ''"},
+        {"runner/secret": r"data\.runner-(registration-)?token: expected something, found ''"},
         empty_token,
     ),
     Breakage(

@@ -103,9 +103,9 @@ RUNS: tuple[Run, ...] = (
         (
             Slip(
                 "gcr.io can be reached from the second cluster",
-                {"kube-rbac-proxy/pull-fails": "kube-rbac-proxy can't be pulled: failed"},
+                {"kube-rbac-proxy/pull-fails": "kube-rbac-proxy:v0.8.0 can't be pulled: failed"},
                 "fixtures/second_cluster.py",
-                'unreachable_registries=("gcr.io",)',
+                "unreachable_registries=(self._replacement.registry,)",
                 "unreachable_registries=()",
             ),
         ),
@@ -119,6 +119,13 @@ RUNS: tuple[Run, ...] = (
                 "fixtures/second_cluster.py",
                 "docker_engine=False",
                 "docker_engine=True",
+            ),
+            Slip(
+                "`DOCKER_HOST` with the port of TLS, in the job with the how-to's own images",
+                {"pipeline/dind/as-written": "is failed, script_failure"},
+                "fixtures/steps/runner_setups.py",
+                'text.replace("v1.0.0", AS_WRITTEN_TAG)',
+                'text.replace("v1.0.0", AS_WRITTEN_TAG).replace(":2375", ":2376")',
             ),
             Slip(
                 "`DOCKER_HOST` with the port of plain TCP, in the job with TLS",

@@ -24,7 +24,6 @@ from harness.gitlab.client import GitLabSession, GitLabTarget, Made, connect
 from harness.kube import Kube, Object
 from harness.session import attach
 from harness.stack import StackContext
-from harness.stack.runner import TOKEN_KEY
 
 CRD = "apiextensions.k8s.io/v1/CustomResourceDefinition"
 CSV = "operators.coreos.com/v1alpha1/ClusterServiceVersion"
@@ -271,19 +270,18 @@ def encoded(text: str) -> str:
 def plrt_token(stacks: Stacks) -> Iterator[None]:
     """The Secret holds the token that the how-to's slip of the pen describes."""
     namespace = stacks.setup("how-to")["namespace"]
-    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
-    changed = {"data": {TOKEN_KEY: encoded("plrt-of-the-how-to")}}
-    with patch("v1/Secret", SECRET, namespace, changed, {"data": {TOKEN_KEY: before}})(stacks):
+    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"]
+    changed = {"data": dict.fromkeys(before, encoded("plrt-of-the-how-to"))}
+    with patch("v1/Secret", SECRET, namespace, changed, {"data": before})(stacks):
         yield
 
 
 @contextmanager
 def empty_token(stacks: Stacks) -> Iterator[None]:
     namespace = stacks.setup("how-to")["namespace"]
-    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"][TOKEN_KEY]
-    with patch("v1/Secret", SECRET, namespace, {"data": {TOKEN_KEY: ""}}, {"data": {TOKEN_KEY: before}})(
-        stacks
-    ):
+    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"]
+    emptied = {"data": dict.fromkeys(before, "")}
+    with patch("v1/Secret", SECRET, namespace, emptied, {"data": before})(stacks):
         yield
 
 

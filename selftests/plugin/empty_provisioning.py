@@ -36,7 +36,7 @@ from fixtures.plugin.hooks import RECORD  # noqa: E402
 from fixtures.plugin.outcomes import Record  # noqa: E402
 from fixtures.plugin.provisioning import Headline  # noqa: E402
 from fixtures.steps.graph import Step  # noqa: E402
-from fixtures.steps.runner_setups import runner_setups  # noqa: E402
+from fixtures.steps.runner_setups import jobs_on, runner_setups  # noqa: E402
 from harness.kube import ExecResult, KindUnknown  # noqa: E402
 from harness.kube_errors import ApiError  # noqa: E402
 from harness.options import ProvisionOptions  # noqa: E402
@@ -131,6 +131,7 @@ _SECOND = {
     "second-proxy-missing": {"pod": {}, "ready": "", "reason": "", "phase": "none", "events": []},
     "second-proxy-replaced": {"pod": {}, "csv": {}},
     "second-reinstalled": {},
+    "second-operator": {},
 }
 
 
@@ -151,7 +152,7 @@ class EmptyProvisioning:
         found = {name: Step(name, dict) for name in names}
         for name, result in _SECOND.items():
             found[name] = Step(name, functools.partial(dict, result))
-        for setup in runner_setups("buildah").values():
+        for setup in runner_setups(jobs_on(load_profile("seed"), EmptyArtifacts())).values():
             made = {**_MADE, "pipelines": dict.fromkeys(setup.pipelines, 1)}
             found[setup.step] = Step(setup.step, functools.partial(dict, made))
         return found

@@ -9,9 +9,20 @@ import pytest
 import yaml
 
 from fixtures.steps.pod_recorder import _without_env
-from fixtures.steps.runner_setups import FILES, SECRET, TAG, _manifests, runner_setups
+from fixtures.steps.runner_setups import (
+    AS_WRITTEN,
+    FILES,
+    SECRET,
+    TAG,
+    Jobs,
+    _manifests,
+    jobs_on,
+    runner_setups,
+)
 from harness.gitlab.client import GitLabTarget
+from harness.profile import HOW_TO_PAIR, JobImages, load_profile
 from harness.redact import Secret
+from harness.versions import facts
 
 
 @pytest.fixture
@@ -27,14 +38,17 @@ def target(tmp_path: Path) -> GitLabTarget:
     )
 
 
-SETUPS = runner_setups("buildah")
+JOBS = Jobs(HOW_TO_PAIR, "buildah", "quay.io/buildah/stable:latest")
+NEWER = Jobs(JobImages("docker:29.7.2", f"docker@sha256:{'d' * 64}"), "kaniko", "gcr.io/kaniko:v1-debug")
+SETUPS = runner_setups(JOBS)
+TOKEN = {"runner-registration-token": "glrt-0123456789abcdef"}
 REGISTRY = "10.99.1.2"
 
 
 @pytest.mark.parametrize("name", list(SETUPS))
 def test_manifests_are_the_how_to_s_with_token_and_address(name, target):
     setup = SETUPS[name]
-    found = {m["kind"]: m for m in _manifests(setup, target, REGISTRY, "glrt-0123456789abcdef")}
+    found = {m["kind"]: m for m in _manifests(setup, target, REGISTRY, TOKEN)}
     assert found["Secret"]["stringData"].keys() <= {"runner-registration-token", "ca.crt"}
     spec = found["Runner"]["spec"]
     assert (spec["gitlabUrl"], spec["buildImage"], spec["token"]) == (target.url, "alpine", SECRET)
@@ -44,7 +58,7 @@ def test_manifests_are_the_how_to_s_with_token_and_address(name, target):
 @pytest.mark.parametrize("name", [name for name, setup in SETUPS.items() if setup.config])
 def test_config_templates_are_toml_and_trust_the_registry_where_a_job_has_to(name, target):
     setup = SETUPS[name]
-    config_map = next(m for m in _manifests(setup, target, REGISTRY, "t") if m["kind"] == "ConfigMap")
+    config_map = next(m for m in _manifests(setup, target, REGISTRY, TOKEN) if m["kind"] == "ConfigMap")
     (runner,) = tomllib.loads(config_map["data"]["config.toml"])["runners"]
     volumes = runner["kubernetes"].get("volumes", {})
     mounts = [volume["mount_path"] for volume in volumes.get("secret", [])]
@@ -63,7 +77,7 @@ def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, re
     file = tmp_path / "ca.pem"
     file.write_text(ca)
     theirs = GitLabTarget("https://gitlab.example.com", Secret("not-a-token"), file if ca else None)
-    found = _manifests(SETUPS["plain"], theirs, registry, "t")
+    found = _manifests(SETUPS["plain"], theirs, registry, TOKEN)
     config = next(m for m in found if m["kind"] == "ConfigMap")["data"]["config.toml"]
     (runner,) = tomllib.loads(config)["runners"]
     volumes = runner["kubernetes"].get("volumes", {}).get("secret", [])
@@ -73,7 +87,7 @@ def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, re
 
 
 def test_docker_sock_gets_the_how_to_s_template_to_the_letter(target):
-    found = _manifests(SETUPS["docker-sock"], target, REGISTRY, "t")
+    found = _manifests(SETUPS["docker-sock"], target, REGISTRY, TOKEN)
     config_map = next(m for m in found if m["kind"] == "ConfigMap")
     assert config_map["data"]["config.toml"] == (FILES / "custom-config.toml").read_text()
 
@@ -100,6 +114,59 @@ def test_the_how_to_s_job():
             "docker push $CI_REGISTRY_IMAGE:v1.0.0",
         ],
     }
+
+
+@pytest.mark.parametrize("jobs", [JOBS, NEWER], ids=["as the how-to", "newer"])
+def test_the_profile_s_images_take_the_place_of_the_how_to_s(jobs):
+    setups = runner_setups(jobs)
+
+    def job(setup, branch):
+        return yaml.safe_load(setups[setup].pipelines[branch].ci_yaml(jobs, "ours"))["build"]
+
+    for setup, branch in (("plain", "how-to-job"), ("dind", "dind"), ("dind", "dind-tls")):
+        found = job(setup, branch)
+        assert (found["image"], found["services"]) == (jobs.pair.docker, [jobs.pair.dind])
+        assert found["tags"] == ["ours"]
+    builder = job("plain", "daemonless")["image"]
+    assert (builder["name"] if isinstance(builder, dict) else builder) == jobs.builder_image
+    assert job("plain", "other-tag")["image"] == jobs.pair.docker
+
+
+def test_the_how_to_s_own_pair_is_tried_where_the_profile_has_another():
+    assert AS_WRITTEN not in SETUPS["dind"].pipelines
+    written = runner_setups(NEWER)["dind"].pipelines[AS_WRITTEN].ci_yaml(NEWER, TAG)
+    job = yaml.safe_load(written)["build"]
+    assert (job["image"], job["services"]) == (HOW_TO_PAIR.docker, [HOW_TO_PAIR.dind])
+    assert job["script"][-1] == "docker push $CI_REGISTRY_IMAGE:v1.0.0-as-written", "it overwrites another's"
+
+
+@pytest.mark.parametrize(
+    ("images", "wanted"),
+    [
+        ((), Jobs(JobImages("docker:25.0.0", "docker:20.10.7-dind"), "kaniko", "")),
+        (("docker.io/library/docker:latest", "docker.io/library/docker:20.10.7-dind"), JOBS),
+        (
+            (
+                "docker.io/library/docker:25.0.0",
+                "docker.io/library/docker:20.10.7-dind",
+                "gcr.io/kaniko-project/executor:v1.23.2-debug",
+            ),
+            Jobs(JobImages("docker:25.0.0", "docker:20.10.7-dind"), "kaniko", ""),
+        ),
+    ],
+    ids=["from the internet", "of a bundle without them", "of a bundle with them"],
+)
+def test_a_bundle_that_lacks_the_profile_s_images_is_used_with_its_own(images, wanted):
+    artifacts = type("Artifacts", (), {"images": staticmethod(lambda: images)})
+    found = jobs_on(load_profile("seed"), artifacts)
+    assert (found.pair, found.builder) == (wanted.pair, wanted.builder)
+
+
+@pytest.mark.parametrize(
+    ("profile", "key"), [("seed", "runner-registration-token"), ("latest", "runner-token")]
+)
+def test_the_token_s_key_is_the_one_that_the_operator_reads(profile, key):
+    assert facts.TOKEN_KEY.at(load_profile(profile).operator.version) == key
 
 
 def test_recorded_pods_keep_no_environment():

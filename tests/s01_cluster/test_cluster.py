@@ -10,6 +10,7 @@ from fixtures import expect
 from fixtures.cluster import NodeShell, RunPod, wait_for_dns
 from fixtures.stack import Reached
 from harness.kube import Kube, Object
+from harness.versions import facts
 from harness.versions.checks import MINIMUM_KUBERNETES
 from harness.wait import Watched, wait_for
 
@@ -56,12 +57,13 @@ def test_one_node_is_ready(node: Object) -> None:
 
 
 @pytest.mark.outcome("cluster/node-roles", needs=["cluster/node-ready"])
-def test_the_node_is_control_plane_and_master(node: Object, kube: Kube) -> None:
-    """The node's roles are control-plane and master.
+def test_the_node_has_its_roles(node: Object, kube: Kube) -> None:
+    """The node's role is control-plane, and below k3s 1.34 also master.
 
     How-to, "Installing k3s": "ROLES control-plane,master".
     """
     prefix, name = "node-role.kubernetes.io/", node["metadata"]["name"]
+    wanted = facts.NODE_ROLES.at(node["status"]["nodeInfo"]["kubeletVersion"])
 
     def roles() -> set[str]:
         found = expect.there(kube.get("v1/Node", name), f"Node {name}")
@@ -69,8 +71,8 @@ def test_the_node_is_control_plane_and_master(node: Object, kube: Kube) -> None:
 
     wait_for(  # k3s labels a node a moment after it is Ready
         roles,
-        ready=lambda found: found >= {"control-plane", "master"},
-        what=f"node {name} is control-plane and master",
+        ready=lambda found: found >= wanted,
+        what=f"node {name} is {' and '.join(sorted(wanted))}",
         timeout_s=ROLES_TIMEOUT_S,
         kube=kube,
         watch=[Watched("v1/Node", name=name)],

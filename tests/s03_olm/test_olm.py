@@ -6,7 +6,7 @@ import pytest
 
 from fixtures import expect
 from fixtures.cluster import refused_with
-from fixtures.olm import CATALOG_SOURCE, CRDS, CSV, NAMESPACE, PACKAGE_MANIFEST
+from fixtures.olm import CATALOG_SOURCE, CRDS, CSV, NAMESPACE
 from fixtures.stack import Reached
 from fixtures.workloads import assert_rolled_out
 from harness.artifacts import Artifacts
@@ -17,6 +17,7 @@ from harness.profile import Profile
 from harness.stack import StackContext
 from harness.stack.common import load_manifests
 from harness.stack.olm import refuse_second
+from harness.stack.packages import PACKAGE_MANIFEST, why_not_offered
 from harness.wait import wait_for
 
 LISTED_TIMEOUT_S = 60
@@ -84,11 +85,9 @@ def test_the_operator_is_on_offer(olm: Kube, profile: Profile) -> None:
         about=[Scope(NAMESPACE)],
     )
     assert package is not None  # ready() said so
-    channels = {channel["name"]: channel for channel in package["status"]["channels"]}
-    assert wish.channel in channels, f"{expect.ref(package)} has channels {sorted(channels)}"
     expect.fields(package, {"status.catalogSource": wish.catalog, "status.defaultChannel": wish.channel})
-    on_offer = [entry["name"] for entry in channels[wish.channel].get("entries", ())]
-    assert wish.csv in on_offer, f"channel {wish.channel} offers {on_offer}, not {wish.csv}"
+    why = why_not_offered(package, wish)
+    assert not why, why
 
 
 @pytest.mark.outcome("olm/installed-once", needs=["olm/rolled-out"])

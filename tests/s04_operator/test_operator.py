@@ -20,6 +20,9 @@ from fixtures.workloads import ready_column, restarts
 from harness.kube import Kube, Object
 from harness.profile import Profile
 from harness.stack import StackContext
+from harness.stack import csv as csv_says
+from harness.versions import facts
+from harness.versions.releases import OPERATOR
 
 SETTLING_S = 10
 """The controller has leader election and webhooks behind it within a few seconds; a crash shows by then."""
@@ -72,8 +75,8 @@ def test_the_csv(csv: Object, profile: Profile, reached: Reached) -> None:
     VERSION 1.15.1, REPLACES gitlab-runner-operator.v1.15.0".
     """
     expect.fields(csv, {"spec.displayName": "GitLab Runner", "spec.version": profile.operator.version})
-    if profile.name == "seed":
-        expect.fields(csv, {"spec.replaces": "gitlab-runner-operator.v1.15.0"})
+    if before := facts.PREDECESSOR.get(profile.operator.version):
+        expect.fields(csv, {"spec.replaces": f"{profile.operator.package}.{before}"})
     reached("operator", csv["spec"]["version"])
 
 
@@ -98,13 +101,21 @@ def test_the_runner_kind_is_served(operator: Kube) -> None:
 
 
 @pytest.mark.outcome("operator/controller", needs=["operator/csv", "cluster/pod-runs"])
-def test_the_controller_runs_and_stays(operator: Kube, controller_pod: Object, profile: Profile) -> None:
+def test_the_controller_runs_and_stays(
+    operator: Kube, csv: Object, controller_pod: Object, profile: Profile
+) -> None:
     """The controller's pod is 2/2 (manager and kube-rbac-proxy), Running, and is not restarted.
 
     How-to, "Looking at the installed operator": "gitlab-runner-controller-manager-… 2/2 Running 0".
     """
+    version = profile.operator.version
+    if not OPERATOR.is_newer(version):  # of a newer one its CSV alone can tell
+        named = [deployment["name"] for deployment in csv_says.deployments(csv)]
+        assert named == [facts.CONTROLLER.at(version)], f"the CSV's Deployments are {named}"
+        webhooks = csv_says.webhooks(csv)
+        assert webhooks == sorted(facts.WEBHOOKS.at(version)), f"the CSV's webhooks are {webhooks}"
     containers = sorted(container["name"] for container in controller_pod["spec"]["containers"])
-    assert containers == ["kube-rbac-proxy", "manager"], f"its containers are {containers}"
+    assert containers == sorted(facts.CONTAINERS.at(version)), f"its containers are {containers}"
     _assert_running(controller_pod)
     time.sleep(_age_left_s(controller_pod))
     later = the_controller_pod(operator, profile)

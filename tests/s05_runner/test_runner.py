@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tomllib
 
 import pytest
 
@@ -10,26 +11,30 @@ from fixtures import expect
 from fixtures.gitlab import GitLabTarget
 from fixtures.runner import SeenRunner
 from fixtures.stack import Reached
-from fixtures.steps.runner_setups import FILES, SECRET
+from fixtures.steps.runner_setups import SECRET
 from fixtures.workloads import ready_column, restarts
-from harness.kube import Kube
+from harness.kube import Kube, Object
 from harness.profile import Profile
-from harness.stack.runner import TOKEN_KEY
+from harness.stack import csv as csv_says
+from harness.versions import facts
 from harness.wait import Watched, wait_for
 
 CONFIG_KEYS = ["check-live", "ci_server_url", "config.toml", "configure", "entrypoint", "register-runner"]
-HELPER = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images/gitlab-runner-helper-ocp"
 MADE_TIMEOUT_S = 30
 """Seen: less than a second after the Runner was accepted."""
 GONE_TIMEOUT_S = 90
 """The pod's preStop unregisters first, and its grace period is 30 s."""
 
 
+def _token_key(runner: SeenRunner) -> str:
+    return facts.TOKEN_KEY.at(runner.stack.profile.operator.version)
+
+
 def _token(runner: SeenRunner) -> str:
     secret = expect.there(runner.kube.get("v1/Secret", SECRET, runner.namespace), f"Secret {SECRET}")
-    data = secret.get("data") or {}
-    assert TOKEN_KEY in data, f"Secret {SECRET} has keys {sorted(data)}, and {TOKEN_KEY} is not among them"
-    return base64.b64decode(data[TOKEN_KEY]).decode()
+    key, data = _token_key(runner), secret.get("data") or {}
+    assert key in data, f"Secret {SECRET} has keys {sorted(data)}, the operator reads {key}"
+    return base64.b64decode(data[key]).decode()
 
 
 @pytest.mark.outcome("runner/token", needs=["operator/csv-succeeded"])
@@ -52,7 +57,7 @@ def test_the_secret(runner: SeenRunner) -> None:
     """
     expect.fields(
         runner.kube.get("v1/Secret", SECRET, runner.namespace),
-        {"type": "Opaque", f"data.{TOKEN_KEY}": bool},
+        {"type": "Opaque", f"data.{_token_key(runner)}": bool},
         f"Secret {SECRET}",
     )
 
@@ -82,7 +87,7 @@ def test_the_runner_s_pod(runner: SeenRunner) -> None:
 
 
 @pytest.mark.outcome("runner/config-map", needs=["runner/accepted"])
-def test_the_config_map(runner: SeenRunner) -> None:
+def test_the_config_map(runner: SeenRunner, profile: Profile) -> None:
     """The Runner's ConfigMap has six keys, and the documented default config.toml.
 
     How-to, "Running docker in a pod": "jh-gitlab-runner-runner-config DATA 6", and the four lines.
@@ -99,14 +104,16 @@ def test_the_config_map(runner: SeenRunner) -> None:
     assert found is not None  # ready() said so
     keys = sorted(found["data"])
     assert keys == CONFIG_KEYS, f"ConfigMap {name} has keys {keys}"
-    documented = (FILES / "default-config.toml").read_text().split()
-    assert found["data"]["config.toml"].split() == documented, (
-        f"config.toml is\n{found['data']['config.toml']}"
-    )
+    text, documented = found["data"]["config.toml"], facts.DEFAULT_CONFIG.at(profile.operator.version)
+    settings = tomllib.loads(text)
+    others = settings.keys() - documented.settings.keys() - documented.others
+    kept = {key: settings.get(key) for key in documented.settings}
+    assert kept == dict(documented.settings), f"config.toml is\n{text}"
+    assert not others, f"config.toml sets {sorted(others)} as well:\n{text}"
 
 
 @pytest.mark.outcome("runner/config-toml", needs=["runner/pod"])
-def test_the_config_toml_in_the_pod(runner: SeenRunner, profile: Profile) -> None:
+def test_the_config_toml_in_the_pod(runner: SeenRunner, csv: Object, profile: Profile) -> None:
     """The config.toml in the pod says what the how-to's listing says.
 
     How-to, "Running docker in a pod": "[runners.kubernetes] host = "", image = "alpine",
@@ -120,7 +127,7 @@ def test_the_config_toml_in_the_pod(runner: SeenRunner, profile: Profile) -> Non
         "namespace": runner.namespace,
         "namespace_overwrite_allowed": "",
         "node_selector_overwrite_allowed": "",
-        "helper_image": f"{HELPER}:v{profile.runner}",
+        "helper_image": csv_says.helper_image(csv, profile),
         "poll_timeout": 180,
         "pod_labels_overwrite_allowed": "",
         "service_account_overwrite_allowed": "",

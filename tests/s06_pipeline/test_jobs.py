@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fixtures.pipeline import NO_DAEMON, BuildMaker
+from fixtures.pipeline import BuildMaker
 
 pytestmark = pytest.mark.steps("runner-plain")
 
@@ -21,8 +21,9 @@ def test_the_how_to_s_job_alone_fails_at_docker_build(build_of: BuildMaker) -> N
     job = build.finished()
     log = build.log
     assert job.status == "failed", f"the job is {job.status}"
-    build.assert_said("Login Succeeded", NO_DAEMON)
-    assert log.index("docker build") < log.index(NO_DAEMON), "it failed before docker build"
+    build.assert_said("Login Succeeded")
+    no_daemon = build.assert_no_daemon()
+    assert log.index("docker build") < log.index(no_daemon), "it failed before docker build"
     assert job.failure_reason == "script_failure", f"GitLab gives the reason {job.failure_reason}"
 
 

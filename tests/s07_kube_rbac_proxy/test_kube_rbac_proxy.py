@@ -9,14 +9,17 @@ import pytest
 
 from fixtures import expect
 from fixtures.olm import CSV
-from fixtures.operator import DEPLOYMENT, the_controller_pod
-from fixtures.second_cluster import BROKEN_PROXY, GOOD_PROXY, PROXY
+from fixtures.operator import the_controller, the_controller_pod
+from fixtures.second_cluster import Replacement
 from fixtures.workloads import ready_column
 from harness.stack import StackContext
+from harness.stack.csv import PROXY
 
 
 @pytest.mark.outcome("kube-rbac-proxy/pull-fails", needs=["offline/olm"])
-def test_without_gcr_io_the_pod_stays_at_1_of_2(missing_proxy: Mapping[str, Any]) -> None:
+def test_without_gcr_io_the_pod_stays_at_1_of_2(
+    replaced_image: Replacement, missing_proxy: Mapping[str, Any]
+) -> None:
     """Where gcr.io can't be reached, the controller's pod is 1/2 with ErrImagePull or ImagePullBackOff.
 
     How-to, "gcr.io image": "1/2 ErrImagePull … 1/2 ImagePullBackOff … Failed to pull image
@@ -24,10 +27,9 @@ def test_without_gcr_io_the_pod_stays_at_1_of_2(missing_proxy: Mapping[str, Any]
     """
     assert missing_proxy["reason"] in ("ErrImagePull", "ImagePullBackOff")
     assert missing_proxy["ready"] in ("0/2", "1/2"), f"the pod is {missing_proxy['ready']}"
-    told = [
-        message for message in missing_proxy["events"] if f'Failed to pull image "{BROKEN_PROXY}"' in message
-    ]
-    assert told, f"no event says that {BROKEN_PROXY} could not be pulled: {missing_proxy['events']}"
+    broken = replaced_image.broken
+    told = [message for message in missing_proxy["events"] if f'Failed to pull image "{broken}"' in message]
+    assert told, f"no event says that {broken} could not be pulled: {missing_proxy['events']}"
 
 
 @pytest.mark.outcome("kube-rbac-proxy/csv-waits", needs=["kube-rbac-proxy/pull-fails"])
@@ -41,7 +43,7 @@ def test_the_csv_does_not_succeed_meanwhile(missing_proxy: Mapping[str, Any]) ->
 
 
 @pytest.mark.outcome("kube-rbac-proxy/replaced", needs=["kube-rbac-proxy/pull-fails"])
-def test_with_the_other_image_it_runs(replaced_proxy: Mapping[str, Any]) -> None:
+def test_with_the_other_image_it_runs(replaced_image: Replacement, replaced_proxy: Mapping[str, Any]) -> None:
     """With kubesphere/kube-rbac-proxy:v0.8.0 the pod is 2/2 and the CSV Succeeded.
 
     How-to, "gcr.io image": "the solution is to replace the image … by kubesphere/kube-rbac-proxy:v0.8.0 …
@@ -49,23 +51,27 @@ def test_with_the_other_image_it_runs(replaced_proxy: Mapping[str, Any]) -> None
     """
     expect.fields(
         replaced_proxy["pod"],
-        {f"spec.containers[name={PROXY}].image": GOOD_PROXY, "status.phase": "Running"},
+        {f"spec.containers[name={PROXY}].image": replaced_image.good, "status.phase": "Running"},
     )
     assert ready_column(replaced_proxy["pod"]) == "2/2", f"the pod is {ready_column(replaced_proxy['pod'])}"
     expect.fields(replaced_proxy["csv"], {"status.phase": "Succeeded"})
 
 
 @pytest.mark.outcome("kube-rbac-proxy/lasts", needs=["kube-rbac-proxy/replaced"])
-def test_it_stays_so_after_a_reinstall(reinstalled_operator: StackContext) -> None:
+def test_it_stays_so_after_a_reinstall(
+    replaced_image: Replacement, reinstalled_operator: StackContext
+) -> None:
     """When OLM installs the Deployment again, the replaced image is still there: the CSV was changed too.
 
     How-to, "gcr.io image": "after the replacement the pod runs normally", 20 h later too.
     """
     kube, wish = reinstalled_operator.kube, reinstalled_operator.profile.operator
     expect.fields(
-        kube.get("apps/v1/Deployment", DEPLOYMENT, wish.namespace),
-        {f"spec.template.spec.containers[name={PROXY}].image": GOOD_PROXY, "status.availableReplicas": 1},
-        DEPLOYMENT,
+        the_controller(kube, reinstalled_operator.profile),
+        {
+            f"spec.template.spec.containers[name={PROXY}].image": replaced_image.good,
+            "status.availableReplicas": 1,
+        },
     )
     pod = the_controller_pod(kube, reinstalled_operator.profile)
     assert ready_column(pod) == "2/2", f"{expect.ref(pod)} is {ready_column(pod)}"

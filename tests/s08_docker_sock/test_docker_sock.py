@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures import expect
-from fixtures.pipeline import DOCKER_SOCK, NO_DAEMON, Build, BuildMaker
+from fixtures.pipeline import DOCKER_SOCK, Build, BuildMaker
 from fixtures.runner import SeenRunner
 from fixtures.steps.runner_setups import CONFIG, FILES
 from harness.stack import StackContext
@@ -88,4 +88,4 @@ def test_on_a_node_without_docker_the_job_fails(build_of: BuildMaker, second_sta
     job = build.finished()
     assert job.status == "failed", f"the job is {job.status}"
     _assert_socket_mounted(build)
-    build.assert_said(NO_DAEMON)
+    build.assert_no_daemon()
