@@ -22,7 +22,7 @@ from bench.machine import describe
 from harness.cluster.record import Record
 from harness.options import ProvisionOptions
 from harness.ownership import HOME_VARIABLE
-from harness.session import Provisioner
+from harness.provision import Provisioner
 
 GOAL_READY_S, GOAL_GIB = 10.0, 1.2
 SETTLE_S = 20.0

@@ -25,9 +25,10 @@ from harness.artifacts.bundle import Bundle
 from harness.gitlab.client import GitLabSession, GitLabTarget
 from harness.options import ProvisionOptions
 from harness.ownership import HOME_VARIABLE
-from harness.session import LAYERS, Provisioner
+from harness.provision import Provisioner
 from harness.stack import StackContext
 from harness.stack import operator as operator_layer
+from harness.stack.catalogue import LAYERS
 
 GOAL_RATIO, GOAL_CRITICAL, GOAL_S = 0.6, 1.15, 90.0
 LOOK_S = 10.0
@@ -91,7 +92,7 @@ def with_up(options: ProvisionOptions) -> tuple[float, float]:
     try:
         run.up(LAYERS_OF_UP)
         wall = time.monotonic() - begin
-        path = [phase for phase in run.timeline.critical_path() if phase.name != "artifacts"]
+        path = [phase for phase in run.graph.critical_path() if phase.name != "artifacts"]
         return wall, sum(phase.duration_s for phase in path)
     finally:
         run.down()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.machine import describe
-from harness.session import take_down
+from harness.teardown import take_down
 
 ROOT = Path(__file__).parent.parent
 ALONE, PARALLEL, REUSE = "all outcomes", "all outcomes, -n 2", "one outcome, --reuse"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +29,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.evidence import collect
-from harness.options import ProvisionOptions
+from harness.options import OPTIONS, UP, Given, Option, ProvisionOptions, provision_options
 from harness.redact import redact
 
 app = typer.Typer(
@@ -70,60 +71,45 @@ def versions() -> None:
         console.print(str(line))
 
 
-@app.command(epilog="Example: runner-conformance up --keep --name demo")
-def up(
-    profile: Annotated[str, typer.Option(help="Profile by name, or a TOML file.")] = "seed",
-    artifacts: Annotated[str, typer.Option(help="auto, upstream, china, or a bundle directory.")] = "auto",
-    name: Annotated[str, typer.Option(help="Name of the stack.")] = DEFAULT_NAME,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Return and leave it running; `down` removes it.")
-    ] = False,
-    cluster: Annotated[str, typer.Option(help="k3s (ephemeral), kind, or existing.")] = "k3s",
-    kubeconfig: Annotated[Path | None, typer.Option(help="With --cluster existing.")] = None,
-    context: Annotated[str | None, typer.Option(help="With --cluster existing.")] = None,
-    gitlab_url: Annotated[str | None, typer.Option(help="Your GitLab; without it the embedded one.")] = None,
-    gitlab_token_file: Annotated[Path | None, typer.Option(help="File with a token of scope api.")] = None,
-    gitlab_ca_file: Annotated[Path | None, typer.Option(help="CA of your GitLab, PEM.")] = None,
-    gitlab_project: Annotated[str | None, typer.Option(help="Project to use; else one is made.")] = None,
-    registry_auth: Annotated[
-        Path | None, typer.Option(help="Logins for registries, as docker's config.json.")
-    ] = None,
-    k3s_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
-    cert_manager_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
-    olm_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
-    operator_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
-    runner_version: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
-    channel: Annotated[str | None, typer.Option(help="Instead of the profile's.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Install only this layer and its needs.")] = None,
-) -> None:
+def up(only: list[str] | None = None, **given: Any) -> None:
     """Install the stack; without --keep it lives until Ctrl-C."""
-    options = ProvisionOptions(
-        profile=profile,
-        overrides={
-            "k3s": k3s_version,
-            "cert-manager": cert_manager_version,
-            "olm": olm_version,
-            "operator": operator_version,
-            "runner": runner_version,
-            "channel": channel,
-        },
-        artifacts=artifacts,
-        name=name,
-        keep=keep,
-        cluster=cluster,
-        kubeconfig=kubeconfig,
-        context=context,
-        gitlab_url=gitlab_url,
-        gitlab_token_file=gitlab_token_file,
-        gitlab_ca_file=gitlab_ca_file,
-        gitlab_project=gitlab_project,
-        registry_auth=registry_auth,
+    _up(provision_options(Given(given)), only)
+
+
+_TYPES: dict[str, Any] = {"text": str | None, "path": Path | None, "flag": bool}
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """A row of the options as typer reads it."""
+    default: Any = DEFAULT_NAME if option.name == "name" else option.default or None
+    default = False if option.type == "flag" else default
+    about = typer.Option(option.flag, help=option.help[0].upper() + option.help[1:] + ".")
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[_TYPES[option.type], about],
     )
-    _up(options, only)
+
+
+def _typed(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a parameter for each option, as typer wants to see them."""
+    parameters = [_parameter(option) for option in OPTIONS if UP in option.programs]
+    only = Annotated[list[str] | None, typer.Option(help="Install only this layer and its needs.")]
+    parameters.append(
+        inspect.Parameter("only", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=only)
+    )
+    command.__annotations__ = {it.name: it.annotation for it in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+app.command(epilog="Example: runner-conformance up --keep --name demo")(_typed(up))
 
 
 def _up(options: ProvisionOptions, only: list[str] | None) -> None:
-    from harness.session import LAYERS, Provisioner
+    from harness.provision import Provisioner
+    from harness.stack.catalogue import LAYERS
 
     layers = tuple(only) if only else tuple(name for name in DEFAULT_LAYERS if name in LAYERS)
     unknown = [name for name in layers if name not in LAYERS]
@@ -138,7 +124,7 @@ def _up(options: ProvisionOptions, only: list[str] | None) -> None:
             plan = run.plan(layers)
         print_plan(console, plan)
         ctx = run.up(layers)
-        print_timeline(console, run.timeline)
+        print_timeline(console, run.graph.states)
         console.print(f"\nexport KUBECONFIG={ctx.cluster.kubeconfig}")
         stays = options.keep
         if stays:
@@ -147,7 +133,7 @@ def _up(options: ProvisionOptions, only: list[str] | None) -> None:
             console.print("Running; Ctrl-C removes it.")
             signal.pause()
     except HarnessError:
-        print_timeline(console, run.timeline)
+        print_timeline(console, run.graph.states)
         raise
     finally:
         if not stays:
@@ -189,7 +175,7 @@ def explain(
 
         console.print(explain_reason(name), markup=False, highlight=False)
         return
-    from harness.session import attach
+    from harness.attach import attach
 
     ctx = attach(name, progress=lambda layer, text: None)
     broken = not_ready(ctx)
@@ -219,7 +205,7 @@ def kubeconfig(name: Name = DEFAULT_NAME) -> None:
 )
 def shell(context: typer.Context, name: Name = DEFAULT_NAME) -> None:
     """Run a command on the node (default: a shell that has KUBECONFIG set, on this host)."""
-    from harness.session import attach
+    from harness.attach import attach
 
     ctx = attach(name)
     if not context.args:
@@ -234,7 +220,7 @@ def shell(context: typer.Context, name: Name = DEFAULT_NAME) -> None:
 @app.command(epilog="Example: runner-conformance down demo")
 def down(name: Name = DEFAULT_NAME) -> None:
     """Remove a kept stack: everything that carries its run id, and nothing else."""
-    from harness.session import take_down
+    from harness.teardown import take_down
 
     with _ignoring_interrupts():
         leftovers = take_down(name)
@@ -279,7 +265,7 @@ def reap(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
     """Remove what runs left behind that were killed; running and kept stacks stay."""
-    from harness.session import reap_all, stale
+    from harness.reap import reap_all, stale
 
     found = stale()
     for line in found:

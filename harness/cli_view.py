@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from harness.errors import HarnessError
+from harness.graph import StepState, StepStatus, critical_path
 from harness.plan import Plan
 from harness.redact import redact
 from harness.stack import StackContext
 from harness.state import StackState, directory_of
-from harness.timeline import Timeline
 
 BAR_CHARS = 40
 
@@ -67,32 +68,31 @@ def print_plan(console: Console, plan: Plan) -> None:
     console.print()
 
 
-def print_timeline(console: Console, timeline: Timeline) -> None:
-    """A bar a phase; the critical path is marked."""
-    total = timeline.wall_s
-    if not total:
+def print_timeline(console: Console, states: Sequence[StepState]) -> None:
+    """A bar a step that was begun; the critical path is marked."""
+    ended = [state for state in states if state.status in (StepStatus.DONE, StepStatus.FAILED)]
+    if not ended:
         return
-    critical = {phase.name for phase in timeline.critical_path()}
-    zero = min(phase.start_s for phase in timeline.phases)
+    zero, end = min(state.started_s for state in ended), max(state.ended_s for state in ended)
+    total = end - zero or 1.0
+    path = critical_path(ended)
     table = Table(box=None, pad_edge=False, show_header=False)
-    for phase in timeline.phases:
-        begin = round((phase.start_s - zero) / total * BAR_CHARS)
-        length = max(1, round(phase.duration_s / total * BAR_CHARS))
-        mark = "*" if phase.name in critical else " "
-        bar = " " * begin + ("█" if phase.ok else "▒") * length
-        note = "" if phase.ok else redact(phase.note)
-        table.add_row(f"{mark} {phase.name}", f"{phase.duration_s:6.1f} s", bar.ljust(BAR_CHARS + 1), note)
+    for state in ended:
+        begin = round((state.started_s - zero) / total * BAR_CHARS)
+        length = max(1, round(state.duration_s / total * BAR_CHARS))
+        mark = "*" if state in path else " "
+        bar = " " * begin + ("█" if state.ok else "▒") * length
+        note = redact(state.error.message.splitlines()[0]) if state.error and state.error.message else ""
+        table.add_row(f"{mark} {state.name}", f"{state.duration_s:6.1f} s", bar.ljust(BAR_CHARS + 1), note)
     console.print()
     console.print(table, markup=False)
-    path = " → ".join(phase.name for phase in timeline.critical_path())
-    console.print(
-        f"  {total:.1f} s in all; * critical path {timeline.critical_s:.1f} s: {path}", markup=False
-    )
+    names, critical_s = " → ".join(state.name for state in path), sum(state.duration_s for state in path)
+    console.print(f"  {total:.1f} s in all; * critical path {critical_s:.1f} s: {names}", markup=False)
 
 
 def print_status(console: Console, name: str) -> bool:
     """A stack and its layers as they are now; whether all are ready."""
-    from harness.session import attach
+    from harness.attach import attach
 
     state = StackState.load(directory_of(name))
     held = "kept" if state.options.keep else f"process {state.pid}{'' if state.alive else ' (gone)'}"
@@ -109,14 +109,14 @@ def print_status(console: Console, name: str) -> bool:
 
 def installed(context: StackContext) -> list[str]:
     """Layers whose installation was begun, in the order in which they ended."""
-    from harness.session import LAYERS
+    from harness.stack.catalogue import LAYERS
 
     return [name for name in StackState.load(context.state_dir).layers if name in LAYERS]
 
 
 def not_ready(context: StackContext) -> dict[str, str]:
     """Layer → what is missing now, in one look."""
-    from harness.session import LAYERS
+    from harness.stack.catalogue import LAYERS
 
     done = StackState.load(context.state_dir).layers
     broken = {}

@@ -1,4 +1,4 @@
-"""What a run is going to do, printed before it does anything."""
+"""What a run is going to verify and to do, printed before it does anything."""
 
 from __future__ import annotations
 
@@ -9,6 +9,64 @@ from pathlib import Path
 from harness.artifacts import Artifacts
 from harness.options import ProvisionOptions
 from harness.profile import Profile
+from harness.verdict import Component
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is going to be verified, known before anything exists."""
+
+    profile: str
+    cluster: str
+    artifacts: str
+    gitlab: str
+    components: tuple[Component, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rehearsal(self) -> tuple[str, ...]:
+        """Names of the components that are stand-ins."""
+        return tuple(c.name for c in self.components if c.provenance != "real")
+
+    def lines(self) -> list[str]:
+        """For the reader; the first line says whether it is a rehearsal."""
+        kind = f"REHEARSAL (stand-ins: {', '.join(self.rehearsal)})" if self.rehearsal else "real components"
+        return [
+            f"runner-conformance: verifies profile {self.profile} in {self.cluster}; {kind}",
+            f"  {', '.join(map(_asked_for, self.components))}",
+            f"  artifacts: {self.artifacts}; GitLab: {self.gitlab}",
+            *(f"  note: {note}" for note in self.notes),
+        ]
+
+
+def subject_of(profile: Profile, artifacts: Artifacts, options: ProvisionOptions) -> Subject:
+    """Versions asked for and promised, and which parts are stand-ins."""
+    wanted = dict(profile.requested)
+    for name in artifacts.rehearsal:
+        wanted.setdefault(name, artifacts.stands_for.get(name) or artifacts.versions.get(name, ""))
+    components = tuple(_component(name, version, artifacts) for name, version in wanted.items())
+    cluster = (
+        "an ephemeral k3s" if options.cluster == "k3s" else f"cluster {options.context or options.cluster}"
+    )
+    gitlab = options.gitlab_url or "embedded"
+    return Subject(profile.name, cluster, artifacts.source, gitlab, components, profile.notes)
+
+
+def _component(name: str, wanted: str, artifacts: Artifacts) -> Component:
+    stand_in = name in artifacts.rehearsal
+    return Component(
+        name=name,
+        requested=artifacts.stands_for.get(name) or wanted,
+        promised=artifacts.versions.get(name, wanted),
+        provenance="stand-in" if stand_in else "real",
+        source=artifacts.source,
+    )
+
+
+def _asked_for(component: Component) -> str:
+    if component.provenance == "real" or component.requested == component.expected:
+        return f"{component.name} {component.requested}"
+    return f"{component.name} {component.expected} (stand-in for {component.requested})"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import EnvironmentProblem, UsageError
+from harness.files import write_whole
 from harness.options import ProvisionOptions
 from harness.ownership import stack_dir, state_home
 
-FORMAT = 1
+FORMAT = 2
 FILE = "stack.json"
 
 
@@ -32,15 +33,11 @@ class StackState:
     kubeconfig: str = ""
     context: str | None = None
     layers: dict[str, bool] = field(default_factory=dict)
-    timeline: dict[str, Any] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
         """Write atomically: a reader sees the file before or after, never half of it."""
         data = {"format": FORMAT, **dataclasses.asdict(self)}
-        temporary = directory / f".{FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(data, indent=2, default=str) + "\n")
-        temporary.chmod(0o600)
-        temporary.replace(directory / FILE)
+        write_whole(directory / FILE, json.dumps(data, indent=2, default=str) + "\n", mode=0o600)
 
     @classmethod
     def load(cls, directory: Path) -> StackState:
@@ -77,6 +74,18 @@ def _options(data: Mapping[str, Any]) -> ProvisionOptions:
         values[name] = Path(values[name]) if values.get(name) else None
     values["unreachable_registries"] = tuple(values["unreachable_registries"])
     return ProvisionOptions(**values)
+
+
+def cluster_dir(directory: Path) -> Path:
+    """Where a stack's cluster has its files."""
+    return directory / "cluster"
+
+
+def scratch_dir(directory: Path) -> Path:
+    """Where the API client puts keys that it needs as files; goes with the stack, also after kill -9."""
+    scratch = directory / "scratch"
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    return scratch
 
 
 def names() -> list[str]:

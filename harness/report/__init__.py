@@ -6,9 +6,9 @@ Every text passes through ``harness.redact`` on its way out.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from harness.files import write_whole
 from harness.redact import redact
 from harness.report.document import conformance_document, schema
 from harness.report.page import render_page
@@ -34,7 +34,5 @@ def write_reports(run: Run, verdict: Verdict, directory: Path) -> dict[str, Path
 
 
 def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text)
     return path

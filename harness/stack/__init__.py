@@ -1,18 +1,13 @@
-"""The layers of the stack and the graph that installs them, as parallel as their needs allow."""
+"""What a layer of the stack is, and what it may use."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from harness.errors import Cancelled, SuiteDefect
-from harness.timeline import Timeline
 
 if TYPE_CHECKING:
     from harness.artifacts import Artifacts
@@ -53,7 +48,7 @@ class StackContext:
 
 @dataclass(frozen=True)
 class Layer:
-    """A closed room: how to install it, what it needs first, and where to look when it fails.
+    """How to install it, what it needs first, and where to look when it fails.
 
     ``install`` returns when the layer is ready and raises HarnessError (usually WaitError) when it can't
     be; what it returns goes to ``ctx.results``. ``ready`` is one look, without waiting: None when ready,
@@ -72,80 +67,3 @@ class Layer:
     abandon: Callable[[Path], None] = lambda state_dir: None
     namespaces: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
-
-
-def select(layers: Mapping[str, Layer], names: Sequence[str]) -> list[Layer]:
-    """The named layers and all that they need. Raises SuiteDefect for a name that nobody knows."""
-    chosen: dict[str, Layer] = {}
-    queue = list(names)
-    while queue:
-        name = queue.pop()
-        if name in chosen:
-            continue
-        if name not in layers:
-            raise SuiteDefect(f"no layer is called {name!r}; there are {', '.join(layers)}")
-        chosen[name] = layers[name]
-        queue.extend(layers[name].needs)
-    return [layer for name, layer in layers.items() if name in chosen]
-
-
-def install_layers(
-    ctx: StackContext, layers: Sequence[Layer], timeline: Timeline, after: Sequence[str] = ()
-) -> Timeline:
-    """Install ``layers`` in threads, each as soon as its needs are met.
-
-    ``after`` names phases of the timeline (the cluster) that every layer without needs follows; needs that
-    are not among ``layers`` count as met. The first failure cancels the others and is raised once all have
-    stopped, so that nothing is still being created while the caller tears down.
-    """
-    by_name = {layer.name: layer for layer in layers}
-    graph: TopologicalSorter[str] = TopologicalSorter(
-        {layer.name: [need for need in layer.needs if need in by_name] for layer in layers}
-    )
-    try:
-        graph.prepare()
-    except CycleError as error:
-        raise SuiteDefect(f"layers need each other in a circle: {' → '.join(error.args[1])}") from None
-
-    running: dict[Future[None], str] = {}
-    failures: list[BaseException] = []
-    with ThreadPoolExecutor(max_workers=max(1, len(layers)), thread_name_prefix="layer") as pool:
-        try:
-            while graph.is_active() and not failures:
-                for name in graph.get_ready():
-                    running[pool.submit(_install, ctx, by_name[name], timeline, tuple(after))] = name
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    name = running.pop(future)
-                    failure = future.exception()
-                    if failure is None:
-                        graph.done(name)
-                    else:
-                        failures.append(failure)
-        finally:
-            if failures or running:
-                ctx.cancelled.set()
-    failures += [failure for future in running if (failure := future.exception()) is not None]
-    if failures:
-        raise _first_cause(failures)
-    return timeline
-
-
-def _install(ctx: StackContext, layer: Layer, timeline: Timeline, after: tuple[str, ...]) -> None:
-    with timeline.phase(layer.name, (*layer.needs, *after)):
-        if ctx.cancelled.is_set():
-            raise Cancelled(f"{layer.name} was not begun: the run was interrupted")
-        ctx.progress(layer.name, "installing")
-        try:
-            ctx.results[layer.name] = layer.install(ctx)
-        except Cancelled:
-            raise
-        except BaseException as error:
-            ctx.progress(layer.name, f"failed: {str(error).splitlines()[0] if str(error) else error!r}")
-            raise
-        ctx.progress(layer.name, "ready")
-
-
-def _first_cause(failures: Sequence[BaseException]) -> BaseException:
-    """The failure that cancelled the others, not one of the cancelled."""
-    return next((error for error in failures if not isinstance(error, Cancelled)), failures[0])

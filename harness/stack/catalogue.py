@@ -1,9 +1,11 @@
-"""All layers by name, in the order in which they are shown."""
+"""All layers by name, in the order in which they are shown, and as steps of a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
+from harness.graph import Step
 from harness.stack import (
     Layer,
     cert_manager,
@@ -15,6 +17,9 @@ from harness.stack import (
     registry,
 )
 
+CLUSTER = "cluster"
+"""The step that every layer needs."""
+
 LAYERS: Mapping[str, Layer] = {
     layer.name: layer
     for layer in (
@@ -25,8 +30,14 @@ LAYERS: Mapping[str, Layer] = {
         gitlab.LAYER,
         registry.LAYER,
         operator.LAYER,
-        gitlab.LAYER,
-        registry.LAYER,
         default_runner.LAYER,
     )
 }
+
+
+def layer_steps(do: Callable[[Layer], None]) -> dict[str, Step[object]]:
+    """A step for each layer that does ``do`` with it: install it, or look whether it is there."""
+    return {
+        layer.name: Step(layer.name, partial(do, layer), layer.needs or (CLUSTER,))
+        for layer in LAYERS.values()
+    }

@@ -7,10 +7,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.files import write_whole
 from harness.gitlab.client import GitLabSession, GitLabTarget, Made
 from harness.stack import Layer, StackContext, gitlab, operator
 from harness.stack.common import DEPLOYMENT, rolled_out, tell
-from harness.stack.runner import NAMESPACE, RUNNER, RUNNER_NAME, create_runner_resources, wait_runner_pod
+from harness.stack.runner import (
+    NAMESPACE,
+    RUNNER_KIND,
+    RUNNER_NAME,
+    create_runner,
+    runner_manifests,
+    wait_runner_pod,
+)
+from harness.versions import facts
 from harness.wait import wait_for
 
 NAME = "runner"
@@ -34,7 +43,8 @@ def install(ctx: StackContext) -> DefaultRunner:
     session = GitLabSession(target, ctx.run_id, save=lambda made: _save(ctx.state_dir, made))
     session.gl.auth()
     token = session.create_runner(tags=[TAG], description=RUNNER_NAME)
-    create_runner_resources(ctx, RUNNER_NAME, NAMESPACE, token.token, target.url, ca_file=target.ca_file)
+    key = facts.TOKEN_KEY.at(ctx.profile.operator.version)
+    create_runner(ctx, NAMESPACE, runner_manifests({key: token.token}, target))
     wait_runner_pod(ctx, RUNNER_NAME, NAMESPACE)
     wait_for(
         lambda: session.runner_status(token.id),
@@ -68,7 +78,7 @@ def ready(ctx: StackContext) -> str | None:
 
 
 def _save(state_dir: Path, made: Made) -> None:
-    (state_dir / _RECORD).write_text(json.dumps(dataclasses.asdict(made)))
+    write_whole(state_dir / _RECORD, json.dumps(dataclasses.asdict(made)))
 
 
 def _load(state_dir: Path) -> Made | None:
@@ -84,5 +94,5 @@ LAYER = Layer(
     attach=attach,
     remove=remove,
     namespaces=(NAMESPACE,),
-    kinds=(RUNNER,),
+    kinds=(RUNNER_KIND,),
 )

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import yaml
 
 from harness.diagnose import Scope, log_facts, scope_reason
 from harness.diagnosis import Fact, Reason, classify
 from harness.errors import HarnessError, SuiteDefect
+from harness.gitlab.client import GitLabTarget
 from harness.kube import KindUnknown, Kube, Object
 from harness.ownership import labels
 from harness.redact import Secret
 from harness.stack import StackContext
 from harness.stack.common import DEPLOYMENT, POD, deployment_hopeless, rolled_out, tell
-from harness.versions import facts
 from harness.wait import Watched, wait_for
 
 NAME = "runner"
-RUNNER = "apps.gitlab.com/v1beta2/Runner"
+RUNNER_KIND = "apps.gitlab.com/v1beta2/Runner"
 NAMESPACE = "default"
 """Where the how-to puts it. Not ``operators``: Pod Security baseline there refuses privileged build pods."""
 RUNNER_NAME = "jh-gitlab-runner"
+SECRET_NAME = "jh-gitlab-runner-secret"
+CONFIG_NAME = "custom-config-toml"
+HOW_TO = Path(__file__).with_name("how_to")
+"""The how-to's YAML, to the letter."""
 
 READY_TIMEOUT_S = 300
 _COMPLAINT = re.compile(r"error|not found|fail", re.IGNORECASE)
@@ -28,69 +35,62 @@ REMOVE_TIMEOUT_S = 120
 """A Runner's pod unregisters first, and its grace period is 30 s."""
 
 
-def create_runner_resources(
-    ctx: StackContext,
-    name: str,
-    namespace: str,
-    token: Secret,
-    gitlab_url: str,
-    *,
-    build_image: str = "alpine",
-    config_toml: str | None = None,
-    ca_file: Path | None = None,
-    tags: str | None = None,
-) -> Object:
-    """Create namespace, Secret ``<name>-secret``, where asked for ConfigMap and CA Secret, and the Runner.
+def create_runner(ctx: StackContext, namespace: str, manifests: Iterable[Object]) -> None:
+    """Create the namespace, and in it what ``runner_manifests`` made.
 
-    ``config_toml`` becomes ConfigMap ``<name>-config`` with key config.toml, the runner's registration
-    template; ``ca_file`` becomes Secret ``<name>-ca`` with key tls.crt. Returns the Runner.
+    Raises SuiteDefect for the operator's own namespace.
     """
     if namespace == ctx.profile.operator.namespace:
         raise SuiteDefect(f"a Runner in {namespace} can't start privileged pods", "choose another namespace")
-    kube = ctx.kube
-    ensure_namespace(kube, namespace, ctx.run_id)
-    metadata = {"namespace": namespace, "labels": labels(ctx.run_id)}
-    kube.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {**metadata, "name": f"{name}-secret"},
-            "type": "Opaque",
-            "stringData": {facts.TOKEN_KEY.at(ctx.profile.operator.version): token.reveal()},
-        }
-    )
-    spec = {"gitlabUrl": gitlab_url, "buildImage": build_image, "token": f"{name}-secret"}
-    if tags is not None:
-        spec["tags"] = tags
+    ensure_namespace(ctx.kube, namespace, ctx.run_id)
+    for manifest in manifests:
+        manifest["metadata"]["labels"] = labels(ctx.run_id)
+        ctx.kube.apply(manifest, namespace)
+
+
+def runner_manifests(
+    token: Mapping[str, Secret],
+    target: GitLabTarget,
+    *,
+    config_toml: str | None = None,
+    registry_ca: Path | None = None,
+) -> list[Object]:
+    """The how-to's YAML with the token and GitLab's address put in: Secret, where asked for more, Runner.
+
+    ``token``: by the key that the operator reads. ``config_toml`` becomes ConfigMap
+    ``custom-config-toml``, the runner's registration template;
+    ``registry_ca`` Secret ``registry-ca``, for a template that mounts it; a CA of the target's Secret
+    ``gitlab-ca``, which the Runner is told of.
+    """
+    secret = _load("gitlab-runner-secret.yml")
+    secret["stringData"] = {key: secret_token.reveal() for key, secret_token in token.items()}
+    runner = _load("gitlab-runner-with-config.yml" if config_toml is not None else "gitlab-runner.yml")
+    runner["spec"]["gitlabUrl"] = target.url
+    found = [secret]
     if config_toml is not None:
-        spec["config"] = f"{name}-config"
-        kube.apply(
+        found.append(
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
-                "metadata": {**metadata, "name": f"{name}-config"},
+                "metadata": {"name": CONFIG_NAME},
                 "data": {"config.toml": config_toml},
             }
         )
-    if ca_file is not None:
-        spec["ca"] = f"{name}-ca"
-        kube.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {**metadata, "name": f"{name}-ca"},
-                "type": "Opaque",
-                "stringData": {"tls.crt": ca_file.read_text()},
-            }
-        )
-    return kube.apply(
-        {
-            "apiVersion": "apps.gitlab.com/v1beta2",
-            "kind": "Runner",
-            "metadata": {**metadata, "name": name},
-            "spec": spec,
-        }
-    )
+    if registry_ca is not None:
+        found.append(_secret("registry-ca", {"ca.crt": registry_ca.read_text()}))
+    if target.ca_file is not None:
+        found.append(_secret("gitlab-ca", {"tls.crt": target.ca_file.read_text()}))
+        runner["spec"]["ca"] = "gitlab-ca"
+    return [*found, runner]
+
+
+def _secret(name: str, data: Mapping[str, str]) -> Object:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": dict(data)}
+
+
+def _load(name: str) -> Object:
+    loaded: Object = yaml.safe_load((HOW_TO / name).read_text())
+    return loaded
 
 
 def ensure_namespace(kube: Kube, namespace: str, run_id: str) -> None:
@@ -120,7 +120,7 @@ def remove_namespaces(ctx: StackContext, timeout_s: float = REMOVE_TIMEOUT_S) ->
     try:
         for namespace in ours():
             for runner in _runners(kube, namespace):
-                kube.delete(RUNNER, runner, namespace)
+                kube.delete(RUNNER_KIND, runner, namespace)
             kube.delete("v1/Namespace", namespace)
         wait_for(
             ours,
@@ -139,7 +139,7 @@ def remove_namespaces(ctx: StackContext, timeout_s: float = REMOVE_TIMEOUT_S) ->
 
 def _runners(kube: Kube, namespace: str) -> list[str]:
     try:
-        return [it["metadata"]["name"] for it in kube.list(RUNNER, namespace)]
+        return [it["metadata"]["name"] for it in kube.list(RUNNER_KIND, namespace)]
     except KindUnknown:
         return []  # the operator was not there
 
@@ -168,7 +168,7 @@ def wait_runner_pod(
         watch=[
             Watched(DEPLOYMENT, namespace),
             Watched(POD, namespace),
-            Watched(RUNNER, namespace),
+            Watched(RUNNER_KIND, namespace),
         ],
         about=[Scope(namespace), Scope(ctx.profile.operator.namespace)],
         progress=tell(ctx, NAME),

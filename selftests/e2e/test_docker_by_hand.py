@@ -22,8 +22,8 @@ from harness.artifacts.storage import Storage
 from harness.gitlab.client import GitLabTarget, connect
 from harness.gitlab.registry_client import RegistryClient, StorageSource, copy_image
 from harness.options import ProvisionOptions
+from harness.provision import Provisioner
 from harness.redact import register
-from harness.session import Provisioner
 from harness.stack import StackContext
 from harness.stack.registry import RegistryInfo
 from selftests.gitlab.conftest import CI_FILE, commit_to

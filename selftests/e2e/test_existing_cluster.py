@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from harness.attach import attach
 from harness.cluster import K3sCluster
 from harness.gitlab.client import GitLabTarget, connect
 from harness.kube import KindUnknown, Kube
 from harness.ownership import HOME_VARIABLE
-from harness.session import attach
 from selftests.e2e.command_line import ROOT, Host
 from selftests.e2e.nodes import options
 

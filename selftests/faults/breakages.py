@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fixtures.runner import CONFIG_TOML
-from fixtures.steps.runner_setups import CONFIG, RUNNER
+from harness.stack.runner import CONFIG_NAME, RUNNER_NAME
 from selftests.faults.ways import (
     CONFIG_MAP,
     CRD,
@@ -212,7 +212,7 @@ BREAKAGES: tuple[Breakage, ...] = (
         {"runner/accepted": r"spec\.buildImage: expected 'alpine', found 'busybox'"},
         patch(
             RUNNER_KIND,
-            RUNNER,
+            RUNNER_NAME,
             "default",
             {"spec": {"buildImage": "busybox"}},
             {"spec": {"buildImage": "alpine"}},
@@ -222,14 +222,16 @@ BREAKAGES: tuple[Breakage, ...] = (
         "an object of the deleted Runner that nobody removes",
         {"runner/deleted": r"gone: timed out after 90.*/runner-to-delete/jh-gitlab-runner-runner-left"},
         created(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{RUNNER}-runner-left"}},
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{RUNNER_NAME}-runner-left"}},
             "runner-to-delete",
         ),
     ),
     Breakage(
         "ConfigMap custom-config-toml with another key beside config.toml",
         {"docker-sock/config-map": "data: expected"},
-        patch(CONFIG_MAP, CONFIG, "runner-docker-sock", {"data": {"more": "x"}}, {"data": {"more": None}}),
+        patch(
+            CONFIG_MAP, CONFIG_NAME, "runner-docker-sock", {"data": {"more": "x"}}, {"data": {"more": None}}
+        ),
     ),
     Breakage(
         "the runner's tag changed in GitLab",
@@ -277,7 +279,7 @@ BREAKAGES: tuple[Breakage, ...] = (
         {"runner/config-map": "has keys"},
         patch(
             CONFIG_MAP,
-            f"{RUNNER}-runner-config",
+            f"{RUNNER_NAME}-runner-config",
             "default",
             {"data": {"seventh": "x"}},
             {"data": {"seventh": None}},
@@ -288,10 +290,10 @@ BREAKAGES: tuple[Breakage, ...] = (
         {"docker-sock/runner": r"spec\.config: expected 'custom-config-toml', found"},
         patch(
             RUNNER_KIND,
-            RUNNER,
+            RUNNER_NAME,
             "runner-docker-sock",
             {"spec": {"config": None}},
-            {"spec": {"config": CONFIG}},
+            {"spec": {"config": CONFIG_NAME}},
         ),
     ),
     Breakage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.session import take_down
+from harness.teardown import take_down
 from selftests.faults.breakages import BREAKAGES
 from selftests.faults.run import compare, run_outcomes, test_of, told
 from selftests.faults.steps import copy_bundle, overwrite

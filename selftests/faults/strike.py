@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from fixtures.steps.graph import Step
 from fixtures.steps.stack import second_name
+from harness.attach import attach
 from harness.cluster import K3sCluster
+from harness.graph import Step
 from harness.kube import ApiError, Kube, Object
-from harness.session import attach
 from harness.wait import wait_for
 from selftests.faults.catalogue import FAULTS, FaultTarget, inject
 from selftests.faults.steps import Stack
@@ -94,8 +94,8 @@ class _Struck:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._provisioning, name)
 
-    def steps(self, view: Any) -> Mapping[str, Step]:
-        steps = dict(self._provisioning.steps(view))
+    def steps(self) -> Mapping[str, Step]:
+        steps = dict(self._provisioning.steps())
         step = steps[self._after]
 
         def run() -> Any:

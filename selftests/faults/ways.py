@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.steps.base_image import registry_client
-from fixtures.steps.runner_setups import RUNNER, SECRET
 from harness.artifacts.bundle import Bundle
+from harness.attach import attach
 from harness.gitlab.client import GitLabSession, GitLabTarget, Made, connect
 from harness.kube import Kube, Object
-from harness.session import attach
 from harness.stack import StackContext
+from harness.stack.runner import RUNNER_NAME, SECRET_NAME
 
 CRD = "apiextensions.k8s.io/v1/CustomResourceDefinition"
 CSV = "operators.coreos.com/v1alpha1/ClusterServiceVersion"
@@ -55,7 +55,7 @@ class Stacks:
 
     def setup(self, name: str) -> dict[str, Any]:
         """What a runner set-up made."""
-        found: dict[str, Any] = json.loads((self.graph / f"runner-{name}.json").read_text())["result"]
+        found: dict[str, Any] = json.loads((self.steps / f"runner-{name}.json").read_text())["result"]
         return found
 
 
@@ -196,7 +196,7 @@ def in_runner_pod(setup: str, do: str, undo: str) -> Break:
         (pod,) = [
             it
             for it in pods
-            if it["metadata"]["name"].startswith(f"{RUNNER}-runner-")
+            if it["metadata"]["name"].startswith(f"{RUNNER_NAME}-runner-")
             and not it["metadata"].get("deletionTimestamp")
         ]
 
@@ -270,18 +270,18 @@ def encoded(text: str) -> str:
 def plrt_token(stacks: Stacks) -> Iterator[None]:
     """The Secret holds the token that the how-to's slip of the pen describes."""
     namespace = stacks.setup("how-to")["namespace"]
-    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"]
+    before = (stacks.kube.get("v1/Secret", SECRET_NAME, namespace) or {})["data"]
     changed = {"data": dict.fromkeys(before, encoded("plrt-of-the-how-to"))}
-    with patch("v1/Secret", SECRET, namespace, changed, {"data": before})(stacks):
+    with patch("v1/Secret", SECRET_NAME, namespace, changed, {"data": before})(stacks):
         yield
 
 
 @contextmanager
 def empty_token(stacks: Stacks) -> Iterator[None]:
     namespace = stacks.setup("how-to")["namespace"]
-    before = (stacks.kube.get("v1/Secret", SECRET, namespace) or {})["data"]
+    before = (stacks.kube.get("v1/Secret", SECRET_NAME, namespace) or {})["data"]
     emptied = {"data": dict.fromkeys(before, "")}
-    with patch("v1/Secret", SECRET, namespace, emptied, {"data": before})(stacks):
+    with patch("v1/Secret", SECRET_NAME, namespace, emptied, {"data": before})(stacks):
         yield
 
 

@@ -8,14 +8,16 @@ pytest_plugins = ("pytester",)
 
 CONFTEST = '''
 """The conftest of an example project."""
+import dataclasses
 import json
 import pathlib
 import time
 import pytest
 from fixtures.plugin.outcomes import NotApplicable
-from fixtures.plugin.hooks import result_of, needs_step
-from fixtures.steps.graph import Step
-from fixtures.plugin.provisioning import Headline
+from fixtures.plugin.needs import needs_step, result_of, wait_for_step
+from harness.graph import Step
+from harness.plan import Subject
+from harness.step_files import StepKey
 from harness.errors import EnvironmentProblem, ProductFailure
 from harness.redact import Secret
 from harness.verdict import Component
@@ -26,21 +28,26 @@ PLAN = json.loads((HERE / "plan.json").read_text())
 SECRET = Secret("hunter2-hunter2")
 
 
+@dataclasses.dataclass(frozen=True)
+class Made:
+    made: str
+
+
 class ExampleProvisioning:
     name = "example"
     run_id = "rc-00000000"
     steps_dir = HERE / "steps"
 
-    def headline(self):
+    def subject(self):
         kind = "stand-in" if PLAN.get("rehearsal") else "real"
         promised = "v1.28.15+lab1" if PLAN.get("rehearsal") else ""
         component = Component("k3s", "v1.28.5+k3s1", promised, "", kind)
-        return Headline("seed", "an example", "no artifacts", "no GitLab", (component,))
+        return Subject("seed", "an example", "no artifacts", "no GitLab", (component,))
 
     def plan(self, steps):
         return [f"creates {name}" for name in steps]
 
-    def steps(self, view):
+    def steps(self):
         needs = {"cluster": (), "olm": ("cluster",), "operator": ("olm",)}
         return {name: Step(name, lambda name=name: self.make(name), needs[name]) for name in needs}
 
@@ -53,7 +60,7 @@ class ExampleProvisioning:
         if name == PLAN.get("fails"):
             kind = ProductFailure if PLAN.get("blame") == "product" else EnvironmentProblem
             raise kind(f"{name} broke over {SECRET.reveal()}", "mend it", evidence="pod x: CrashLoopBackOff")
-        return {"made": name}
+        return Made(name)
 
     def cancel(self):
         (HERE / "cancelled.txt").write_text("yes")
@@ -63,7 +70,7 @@ class ExampleProvisioning:
         return PLAN.get("leftovers", [])
 
 
-def pytest_conformance_provisioning(config, options):
+def pytest_conformance_provisioning(options):
     return ExampleProvisioning()
 
 
@@ -73,22 +80,23 @@ def pytest_conformance_evidence(item, section, directory):
     return "pod x: CrashLoopBackOff", [directory / "pods.txt"]
 
 
+@pytest.fixture
 @needs_step("cluster")
-@pytest.fixture
 def cluster(request):
-    return result_of(request.config, "cluster")
+    return result_of(request.config, StepKey("cluster", Made))
 
 
+@pytest.fixture
 @needs_step("olm")
-@pytest.fixture
 def olm(request):
-    return result_of(request.config, "olm", even_if_failed=["olm"] if PLAN.get("looks") else ())
+    state = wait_for_step(request.config, "olm", even_if_failed=["olm"] if PLAN.get("looks") else ())
+    return StepKey("olm", Made).read(state) if state.ok else None
 
 
-@needs_step("operator")
 @pytest.fixture
+@needs_step("operator")
 def operator(request):
-    return result_of(request.config, "operator")
+    return result_of(request.config, StepKey("operator", Made))
 '''
 
 

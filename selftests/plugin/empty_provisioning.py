@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,16 +33,17 @@ import tenacity  # noqa: E402
 import fixtures.second_cluster  # noqa: E402
 import fixtures.stack  # noqa: E402
 import harness.gitlab.patient  # noqa: E402
-from fixtures.plugin.hooks import RECORD  # noqa: E402
+from fixtures.plugin.conformance import RECORD  # noqa: E402
 from fixtures.plugin.outcomes import Record  # noqa: E402
-from fixtures.plugin.provisioning import Headline  # noqa: E402
-from fixtures.steps.graph import Step  # noqa: E402
-from fixtures.steps.runner_setups import jobs_on, runner_setups  # noqa: E402
+from fixtures.steps import second_cluster as second  # noqa: E402
+from fixtures.steps.runner_setups import MadeRunner, jobs_on, runner_setups  # noqa: E402
+from harness.graph import Step  # noqa: E402
 from harness.kube import ExecResult, KindUnknown  # noqa: E402
 from harness.kube_errors import ApiError  # noqa: E402
 from harness.options import ProvisionOptions  # noqa: E402
+from harness.plan import Subject  # noqa: E402
 from harness.profile import load_profile  # noqa: E402
-from harness.session import LAYERS  # noqa: E402
+from harness.stack.catalogue import LAYERS  # noqa: E402
 
 harness.gitlab.patient.stop_after_attempt = lambda number: tenacity.stop_after_attempt(1)
 HERE = Path(tempfile.mkdtemp(prefix="empty-provisioning-"))
@@ -117,22 +119,30 @@ def _empty_context(name: str) -> Any:
 fixtures.stack.attach = _empty_context
 fixtures.second_cluster.attach = _empty_context
 
-_MADE = {
-    "namespace": "default",
-    "project_id": 1,
-    "project": "nobody/nothing",
-    "runner_id": 1,
-    "tag": "jh",
-    "image": "127.0.0.1:9/nobody/nothing",
+_SECOND: dict[str, object] = {
+    second.CLUSTER.name: second.Started("empty-b"),
+    second.OLM.name: second.InstalledOffline([], []),
+    second.PULL_FAILS.name: second.PullFailed({}, "", "", "none", []),
+    second.REPLACED.name: second.Replaced({}, {}),
+    second.REINSTALLED: None,
+    second.OPERATOR: None,
 }
-_SECOND = {
-    "second-cluster": {"name": "empty-b"},
-    "second-olm": {"copies": [], "asked": []},
-    "second-proxy-missing": {"pod": {}, "ready": "", "reason": "", "phase": "none", "events": []},
-    "second-proxy-replaced": {"pod": {}, "csv": {}},
-    "second-reinstalled": {},
-    "second-operator": {},
-}
+
+
+def _made(pipelines: Iterable[str]) -> MadeRunner:
+    return MadeRunner(
+        namespace="default",
+        project_id=1,
+        project="nobody/nothing",
+        runner_id=1,
+        tag="jh",
+        image="127.0.0.1:9/nobody/nothing",
+        pipelines=dict.fromkeys(pipelines, 1),
+    )
+
+
+def _given(result: object) -> object:
+    return result
 
 
 class EmptyProvisioning:
@@ -141,21 +151,19 @@ class EmptyProvisioning:
     name, run_id = "empty", "rc-00000000"
     steps_dir = HERE / "steps"
 
-    def headline(self) -> Headline:
-        return Headline("seed", "nothing", "nothing", "nothing", ())
+    def subject(self) -> Subject:
+        return Subject("seed", "nothing", "nothing", "nothing", ())
 
     def plan(self, steps: Any) -> list[str]:
         return []
 
-    def steps(self, view: Any) -> dict[str, Step]:
-        names = ["cluster", *LAYERS]
-        found = {name: Step(name, dict) for name in names}
-        for name, result in _SECOND.items():
-            found[name] = Step(name, functools.partial(dict, result))
-        for setup in runner_setups(jobs_on(load_profile("seed"), EmptyArtifacts())).values():
-            made = {**_MADE, "pipelines": dict.fromkeys(setup.pipelines, 1)}
-            found[setup.step] = Step(setup.step, functools.partial(dict, made))
-        return found
+    def steps(self) -> dict[str, Step[Any]]:
+        made: dict[str, object] = dict.fromkeys(("cluster", *LAYERS)) | _SECOND
+        made |= {
+            setup.step.name: _made(setup.pipelines)
+            for setup in runner_setups(jobs_on(load_profile("seed"), EmptyArtifacts())).values()
+        }
+        return {name: Step(name, functools.partial(_given, result)) for name, result in made.items()}
 
     def cancel(self) -> None:
         pass
@@ -165,7 +173,7 @@ class EmptyProvisioning:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_conformance_provisioning(config: Any, options: Any) -> EmptyProvisioning:
+def pytest_conformance_provisioning(options: Any) -> EmptyProvisioning:
     return EmptyProvisioning()
 
 

@@ -23,7 +23,7 @@ GOOD = '''
 
         How-to, "OLM": READY.
         """
-        assert olm["made"] == "olm"
+        assert olm.made == "olm"
 
     @outcome("operator/csv", needs=["olm/catalog"])
     def test_csv(operator):
@@ -141,7 +141,7 @@ def test_a_step_that_fails_is_told_with_its_blame(project, blame, code, word):
 @pytest.mark.parametrize(("blame", "code"), [("product", 1), ("environment", 10)])
 def test_a_test_that_looks_at_what_a_failed_step_left_says_why(project, blame, code):
     project.plan(fails="olm", blame=blame, looks=True)
-    project.test(GOOD.replace('olm["made"] == "olm"', 'olm.get("made") == "olm", "no CatalogSource"'))
+    project.test(GOOD.replace('olm.made == "olm"', 'olm and olm.made == "olm", "no CatalogSource"'))
     assert project.run().ret == code
     outcome = project.document()["outcomes"][1]
     assert outcome["blame"] == blame
@@ -234,7 +234,7 @@ def test_a_teardown_that_fails_fails_the_run_separately(project):
     ],
 )
 def test_what_a_test_raises_says_who_is_at_fault(project, raised, blame, code):
-    project.test(GOOD.replace('assert olm["made"] == "olm"', f"raise {raised}"))
+    project.test(GOOD.replace('assert olm.made == "olm"', f"raise {raised}"))
     assert project.run().ret == code
     assert project.document()["outcomes"][1]["blame"] == blame
 
@@ -280,7 +280,7 @@ def test_a_step_without_meaning_makes_its_outcomes_not_applicable(project):
 
 
 def test_a_bare_skip_is_blocked_not_green(project):
-    project.test(GOOD.replace('assert olm["made"] == "olm"', 'pytest.skip("later")'))
+    project.test(GOOD.replace('assert olm.made == "olm"', 'pytest.skip("later")'))
     assert project.run().ret == 10
     assert project.statuses()["olm/catalog"] == "blocked"
 
@@ -405,7 +405,7 @@ def test_the_plugin_sleeps_without_outcomes(project):
 
 
 def test_interrupted_takes_everything_down_and_still_reports(project):
-    project.test(GOOD.replace('assert olm["made"] == "olm"', "raise KeyboardInterrupt"))
+    project.test(GOOD.replace('assert olm.made == "olm"', "raise KeyboardInterrupt"))
     result = project.run()
     assert result.ret == 130
     assert project.document()["verdict"]["word"] == "INCONCLUSIVE"

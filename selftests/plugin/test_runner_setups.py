@@ -12,16 +12,16 @@ from fixtures.steps.pod_recorder import _without_env
 from fixtures.steps.runner_setups import (
     AS_WRITTEN,
     FILES,
-    SECRET,
     TAG,
     Jobs,
-    _manifests,
     jobs_on,
+    manifests_of,
     runner_setups,
 )
 from harness.gitlab.client import GitLabTarget
 from harness.profile import HOW_TO_PAIR, JobImages, load_profile
 from harness.redact import Secret
+from harness.stack.runner import SECRET_NAME
 from harness.versions import facts
 
 
@@ -41,24 +41,25 @@ def target(tmp_path: Path) -> GitLabTarget:
 JOBS = Jobs(HOW_TO_PAIR, "buildah", "quay.io/buildah/stable:latest")
 NEWER = Jobs(JobImages("docker:29.7.2", f"docker@sha256:{'d' * 64}"), "kaniko", "gcr.io/kaniko:v1-debug")
 SETUPS = runner_setups(JOBS)
-TOKEN = {"runner-registration-token": "glrt-0123456789abcdef"}
+TOKEN = {"runner-registration-token": Secret("glrt-0123456789abcdef")}
 REGISTRY = "10.99.1.2"
 
 
 @pytest.mark.parametrize("name", list(SETUPS))
 def test_manifests_are_the_how_to_s_with_token_and_address(name, target):
     setup = SETUPS[name]
-    found = {m["kind"]: m for m in _manifests(setup, target, REGISTRY, TOKEN)}
+    found = {m["kind"]: m for m in manifests_of(setup, target, REGISTRY, TOKEN)}
     assert found["Secret"]["stringData"].keys() <= {"runner-registration-token", "ca.crt"}
     spec = found["Runner"]["spec"]
-    assert (spec["gitlabUrl"], spec["buildImage"], spec["token"]) == (target.url, "alpine", SECRET)
+    assert (spec["gitlabUrl"], spec["buildImage"], spec["token"]) == (target.url, "alpine", SECRET_NAME)
     assert ("config" in spec) == bool(setup.config)
 
 
 @pytest.mark.parametrize("name", [name for name, setup in SETUPS.items() if setup.config])
 def test_config_templates_are_toml_and_trust_the_registry_where_a_job_has_to(name, target):
     setup = SETUPS[name]
-    config_map = next(m for m in _manifests(setup, target, REGISTRY, TOKEN) if m["kind"] == "ConfigMap")
+    found = manifests_of(setup, target, REGISTRY, TOKEN)
+    config_map = next(m for m in found if m["kind"] == "ConfigMap")
     (runner,) = tomllib.loads(config_map["data"]["config.toml"])["runners"]
     volumes = runner["kubernetes"].get("volumes", {})
     mounts = [volume["mount_path"] for volume in volumes.get("secret", [])]
@@ -77,7 +78,7 @@ def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, re
     file = tmp_path / "ca.pem"
     file.write_text(ca)
     theirs = GitLabTarget("https://gitlab.example.com", Secret("not-a-token"), file if ca else None)
-    found = _manifests(SETUPS["plain"], theirs, registry, TOKEN)
+    found = manifests_of(SETUPS["plain"], theirs, registry, TOKEN)
     config = next(m for m in found if m["kind"] == "ConfigMap")["data"]["config.toml"]
     (runner,) = tomllib.loads(config)["runners"]
     volumes = runner["kubernetes"].get("volumes", {}).get("secret", [])
@@ -87,7 +88,7 @@ def test_jobs_trust_the_registry_of_a_gitlab_whose_ca_was_named(tmp_path, ca, re
 
 
 def test_docker_sock_gets_the_how_to_s_template_to_the_letter(target):
-    found = _manifests(SETUPS["docker-sock"], target, REGISTRY, TOKEN)
+    found = manifests_of(SETUPS["docker-sock"], target, REGISTRY, TOKEN)
     config_map = next(m for m in found if m["kind"] == "ConfigMap")
     assert config_map["data"]["config.toml"] == (FILES / "custom-config.toml").read_text()
 

@@ -13,10 +13,9 @@ from fixtures.operator import (
     Metrics,
     NewAccount,
     allow_metrics,
-    the_controller_pod,
 )
 from fixtures.stack import Reached
-from fixtures.workloads import ready_column, restarts
+from fixtures.workloads import controller_pod_of, ready_column, restarts
 from harness.kube import Kube, Object
 from harness.profile import Profile
 from harness.stack import StackContext
@@ -118,7 +117,7 @@ def test_the_controller_runs_and_stays(
     assert containers == sorted(facts.CONTAINERS.at(version)), f"its containers are {containers}"
     _assert_running(controller_pod)
     time.sleep(_age_left_s(controller_pod))
-    later = the_controller_pod(operator, profile)
+    later = controller_pod_of(operator, profile)
     assert later["metadata"]["uid"] == controller_pod["metadata"]["uid"], "the pod was replaced meanwhile"
     _assert_running(later)
 

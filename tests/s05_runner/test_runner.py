@@ -11,11 +11,11 @@ from fixtures import expect
 from fixtures.gitlab import GitLabTarget
 from fixtures.runner import SeenRunner
 from fixtures.stack import Reached
-from fixtures.steps.runner_setups import SECRET
 from fixtures.workloads import ready_column, restarts
 from harness.kube import Kube, Object
 from harness.profile import Profile
 from harness.stack import csv as csv_says
+from harness.stack.runner import SECRET_NAME
 from harness.versions import facts
 from harness.wait import Watched, wait_for
 
@@ -31,9 +31,10 @@ def _token_key(runner: SeenRunner) -> str:
 
 
 def _token(runner: SeenRunner) -> str:
-    secret = expect.there(runner.kube.get("v1/Secret", SECRET, runner.namespace), f"Secret {SECRET}")
+    found = runner.kube.get("v1/Secret", SECRET_NAME, runner.namespace)
+    secret = expect.there(found, f"Secret {SECRET_NAME}")
     key, data = _token_key(runner), secret.get("data") or {}
-    assert key in data, f"Secret {SECRET} has keys {sorted(data)}, the operator reads {key}"
+    assert key in data, f"Secret {SECRET_NAME} has keys {sorted(data)}, the operator reads {key}"
     return base64.b64decode(data[key]).decode()
 
 
@@ -56,9 +57,9 @@ def test_the_secret(runner: SeenRunner) -> None:
     How-to, "Creating the Secret": "secret/jh-gitlab-runner-secret created, runner-registration-token: …".
     """
     expect.fields(
-        runner.kube.get("v1/Secret", SECRET, runner.namespace),
+        runner.kube.get("v1/Secret", SECRET_NAME, runner.namespace),
         {"type": "Opaque", f"data.{_token_key(runner)}": bool},
-        f"Secret {SECRET}",
+        f"Secret {SECRET_NAME}",
     )
 
 
@@ -70,7 +71,7 @@ def test_the_runner_is_accepted(runner: SeenRunner, gitlab_target: GitLabTarget)
     """
     expect.fields(
         runner.resource(),
-        {"spec.gitlabUrl": gitlab_target.url, "spec.buildImage": "alpine", "spec.token": SECRET},
+        {"spec.gitlabUrl": gitlab_target.url, "spec.buildImage": "alpine", "spec.token": SECRET_NAME},
     )
 
 

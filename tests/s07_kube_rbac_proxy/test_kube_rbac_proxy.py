@@ -2,59 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 
 from fixtures import expect
 from fixtures.olm import CSV
-from fixtures.operator import the_controller, the_controller_pod
-from fixtures.second_cluster import Replacement
-from fixtures.workloads import ready_column
+from fixtures.steps.second_cluster import PullFailed, Replaced, Replacement
+from fixtures.workloads import controller_of, controller_pod_of, ready_column
 from harness.stack import StackContext
 from harness.stack.csv import PROXY
 
 
 @pytest.mark.outcome("kube-rbac-proxy/pull-fails", needs=["offline/olm"])
 def test_without_gcr_io_the_pod_stays_at_1_of_2(
-    replaced_image: Replacement, missing_proxy: Mapping[str, Any]
+    replaced_image: Replacement, missing_proxy: PullFailed
 ) -> None:
     """Where gcr.io can't be reached, the controller's pod is 1/2 with ErrImagePull or ImagePullBackOff.
 
     How-to, "gcr.io image": "1/2 ErrImagePull … 1/2 ImagePullBackOff … Failed to pull image
     gcr.io/kubebuilder/kube-rbac-proxy:v0.8.0".
     """
-    assert missing_proxy["reason"] in ("ErrImagePull", "ImagePullBackOff")
-    assert missing_proxy["ready"] in ("0/2", "1/2"), f"the pod is {missing_proxy['ready']}"
+    assert missing_proxy.reason in ("ErrImagePull", "ImagePullBackOff")
+    assert missing_proxy.ready in ("0/2", "1/2"), f"the pod is {missing_proxy.ready}"
     broken = replaced_image.broken
-    told = [message for message in missing_proxy["events"] if f'Failed to pull image "{broken}"' in message]
-    assert told, f"no event says that {broken} could not be pulled: {missing_proxy['events']}"
+    told = [message for message in missing_proxy.events if f'Failed to pull image "{broken}"' in message]
+    assert told, f"no event says that {broken} could not be pulled: {missing_proxy.events}"
 
 
 @pytest.mark.outcome("kube-rbac-proxy/csv-waits", needs=["kube-rbac-proxy/pull-fails"])
-def test_the_csv_does_not_succeed_meanwhile(missing_proxy: Mapping[str, Any]) -> None:
+def test_the_csv_does_not_succeed_meanwhile(missing_proxy: PullFailed) -> None:
     """As long as the image is missing, the CSV has not Succeeded.
 
     How-to, "gcr.io image": the operator "depends on the image gcr.io/kubebuilder/kube-rbac-proxy:v0.8.0".
     """
-    phase = missing_proxy["phase"]
+    phase = missing_proxy.phase
     assert phase in ("Pending", "InstallReady", "Installing", "Failed"), f"the CSV's phase is {phase}"
 
 
 @pytest.mark.outcome("kube-rbac-proxy/replaced", needs=["kube-rbac-proxy/pull-fails"])
-def test_with_the_other_image_it_runs(replaced_image: Replacement, replaced_proxy: Mapping[str, Any]) -> None:
+def test_with_the_other_image_it_runs(replaced_image: Replacement, replaced_proxy: Replaced) -> None:
     """With kubesphere/kube-rbac-proxy:v0.8.0 the pod is 2/2 and the CSV Succeeded.
 
     How-to, "gcr.io image": "the solution is to replace the image … by kubesphere/kube-rbac-proxy:v0.8.0 …
     2/2 Running".
     """
     expect.fields(
-        replaced_proxy["pod"],
+        replaced_proxy.pod,
         {f"spec.containers[name={PROXY}].image": replaced_image.good, "status.phase": "Running"},
     )
-    assert ready_column(replaced_proxy["pod"]) == "2/2", f"the pod is {ready_column(replaced_proxy['pod'])}"
-    expect.fields(replaced_proxy["csv"], {"status.phase": "Succeeded"})
+    assert ready_column(replaced_proxy.pod) == "2/2", f"the pod is {ready_column(replaced_proxy.pod)}"
+    expect.fields(replaced_proxy.csv, {"status.phase": "Succeeded"})
 
 
 @pytest.mark.outcome("kube-rbac-proxy/lasts", needs=["kube-rbac-proxy/replaced"])
@@ -67,12 +63,12 @@ def test_it_stays_so_after_a_reinstall(
     """
     kube, wish = reinstalled_operator.kube, reinstalled_operator.profile.operator
     expect.fields(
-        the_controller(kube, reinstalled_operator.profile),
+        controller_of(kube, reinstalled_operator.profile),
         {
             f"spec.template.spec.containers[name={PROXY}].image": replaced_image.good,
             "status.availableReplicas": 1,
         },
     )
-    pod = the_controller_pod(kube, reinstalled_operator.profile)
+    pod = controller_pod_of(kube, reinstalled_operator.profile)
     assert ready_column(pod) == "2/2", f"{expect.ref(pod)} is {ready_column(pod)}"
     expect.fields(kube.get(CSV, wish.csv, wish.namespace), {"status.phase": "Succeeded"}, f"CSV {wish.csv}")

@@ -7,8 +7,9 @@ import pytest
 from fixtures import expect
 from fixtures.pipeline import DOCKER_SOCK, Build, BuildMaker
 from fixtures.runner import SeenRunner
-from fixtures.steps.runner_setups import CONFIG, FILES
+from fixtures.steps.runner_setups import FILES
 from harness.stack import StackContext
+from harness.stack.runner import CONFIG_NAME
 
 SOCKET = "/var/run/docker.sock"
 
@@ -30,8 +31,8 @@ def test_the_custom_config_map(docker_sock_runner: SeenRunner) -> None:
     How-to, "Running docker in a pod": "kubectl create configmap custom-config-toml --from-file
     config.toml=custom-config.toml".
     """
-    found = docker_sock_runner.kube.get("v1/ConfigMap", CONFIG, docker_sock_runner.namespace)
-    expect.fields(found, {"data": {"config.toml": (FILES / "custom-config.toml").read_text()}}, CONFIG)
+    found = docker_sock_runner.kube.get("v1/ConfigMap", CONFIG_NAME, docker_sock_runner.namespace)
+    expect.fields(found, {"data": {"config.toml": (FILES / "custom-config.toml").read_text()}}, CONFIG_NAME)
 
 
 @pytest.mark.outcome("docker-sock/runner", needs=["runner/accepted", "docker-sock/config-map"])
@@ -40,7 +41,7 @@ def test_the_runner_with_config(docker_sock_runner: SeenRunner) -> None:
 
     How-to, "Running docker in a pod": "the keyword config brings in the ConfigMap; then create the Runner".
     """
-    expect.fields(docker_sock_runner.resource(), {"spec.config": CONFIG})
+    expect.fields(docker_sock_runner.resource(), {"spec.config": CONFIG_NAME})
     docker_sock_runner.pod()
     docker_sock_runner.wait_status("online")
 

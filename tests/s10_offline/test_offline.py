@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fixtures import expect
 from fixtures.olm import CATALOG_SOURCE, CRDS, CSV, NAMESPACE
+from fixtures.steps.second_cluster import InstalledOffline
 from fixtures.workloads import assert_rolled_out
 from harness.stack import StackContext
 from harness.stack.common import load_manifests
@@ -17,15 +16,15 @@ from harness.stack.common import load_manifests
 
 @pytest.mark.outcome("offline/olm", needs=["olm/packageserver"])
 def test_olm_is_installed_from_local_copies(
-    offline_olm: Mapping[str, Any], second_stack: StackContext
+    offline_olm: InstalledOffline, second_stack: StackContext
 ) -> None:
     """With GitHub out of reach, the same OLM is installed from local copies of crds.yaml and olm.yaml.
 
     How-to, "GitHub can't be reached": "get the files that can't be fetched (install.sh, crds.yaml, olm.yaml)
     to your machine somehow, and run them locally; it doesn't affect the installation".
     """
-    assert not offline_olm["asked"], f"it was looked up all the same: {offline_olm['asked']}"
-    copied = [manifest for path in offline_olm["copies"] for manifest in load_manifests(Path(path))]
+    assert not offline_olm.asked, f"it was looked up all the same: {offline_olm.asked}"
+    copied = [manifest for path in offline_olm.copies for manifest in load_manifests(Path(path))]
     kube = second_stack.kube
     for name in CRDS:
         crd = kube.get("apiextensions.k8s.io/v1/CustomResourceDefinition", name)

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
-from harness import cli, session
+from harness import attach as attaching
+from harness import cli, provision, teardown
+from harness.attach import attach
 from harness.cluster import nat, preflight
 from harness.errors import EnvironmentProblem, LeftoversError, UsageError
-from harness.options import ProvisionOptions
-from harness.session import Provisioner, attach, check_options, take_down
+from harness.options import ProvisionOptions, check_options
+from harness.provision import Provisioner
 from harness.stack import Layer
+from harness.stack.catalogue import LAYERS
 from harness.state import StackState, directory_of
+from harness.teardown import take_down
 
 KUBECONFIG = """
 apiVersion: v1
@@ -61,18 +65,23 @@ class FakeCluster:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RUNNER_CONFORMANCE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(session, "open_artifacts", lambda *args, **kwargs: FakeArtifacts())
-    monkeypatch.setattr(session, "LAYERS", {"a": Layer("a", lambda ctx: None)})
-    monkeypatch.setattr(session, "_still_there", lambda run_id: [])
-    monkeypatch.setattr(session, "check_host", lambda options, state_dir: None)
+    monkeypatch.setattr(provision, "open_artifacts", lambda *args, **kwargs: FakeArtifacts())
+    layers: Any = LAYERS
+    for name in list(layers):
+        monkeypatch.delitem(layers, name)
+    monkeypatch.setitem(layers, "a", Layer("a", lambda ctx: None))
+    monkeypatch.setattr(provision, "still_there", lambda run_id: [])
+    monkeypatch.setattr(teardown, "still_there", lambda run_id: [])
+    monkeypatch.setattr(provision, "check_host", lambda options, state_dir: None)
     return tmp_path / "home"
 
 
 @pytest.fixture
 def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     one = FakeCluster(home.parent)
-    monkeypatch.setattr(session, "make_cluster", lambda *args: one)
-    monkeypatch.setattr(session, "_attach_cluster", lambda *args: one)
+    monkeypatch.setattr(provision, "make_cluster", lambda *args: one)
+    monkeypatch.setattr(attaching, "cluster_of", lambda *args: one)
+    monkeypatch.setattr(teardown, "cluster_of", lambda *args: one)
     return one
 
 
@@ -81,10 +90,10 @@ def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     [
         (ProvisionOptions(name="Up per"), "can't name a stack"),
         (ProvisionOptions(cluster="minikube"), "unknown"),
-        (ProvisionOptions(cluster="existing"), "both explicit"),
-        (ProvisionOptions(kubeconfig=Path("x"), context="y"), "would be ignored"),
-        (ProvisionOptions(gitlab_url="https://x"), "needs --gitlab-token-file"),
-        (ProvisionOptions(gitlab_project="g/p"), "would be ignored without --gitlab-url"),
+        (ProvisionOptions(cluster="existing"), "would act on whichever cluster is current"),
+        (ProvisionOptions(kubeconfig=Path("x"), context="y"), "not the one that you named"),
+        (ProvisionOptions(gitlab_url="https://x"), "go together"),
+        (ProvisionOptions(gitlab_project="g/p"), "--gitlab-project without --gitlab-url"),
     ],
 )
 def test_contradictions_are_refused_before_anything_exists(
@@ -130,7 +139,7 @@ def attach_without_bundle(*args: Any) -> FakeArtifacts:
 
 @pytest.fixture(autouse=True)
 def reopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_reopen", attach_without_bundle)
+    monkeypatch.setattr(attaching, "_reopen", attach_without_bundle)
 
 
 def test_a_name_in_use_is_refused_and_left_alone(home: Path, cluster: FakeCluster) -> None:
@@ -248,6 +257,7 @@ def test_every_subcommand_has_help_with_an_example(command: Callable[..., Said],
     [
         (["up", "--k3s-version", "v1.20.0+k3s1"], 2, "too old"),
         (["up", "--only", "nothing"], 2, "no layer is called"),
+        (["up", "--gitlab-ca-file", "ca.pem"], 2, "so yours would not be used"),
         (["up", "--artifacts", "/nowhere"], 2, "neither auto, upstream, china"),
         (["up", "--nonsense"], 2, "No such option"),
         (["down", "nobody"], 2, "there is no stack"),
@@ -280,7 +290,7 @@ class TestWhatTheHostLacks:
             return FakeArtifacts()
 
         monkeypatch.setenv("RUNNER_CONFORMANCE_HOME", str(tmp_path))
-        monkeypatch.setattr(session, "open_artifacts", open_artifacts)
+        monkeypatch.setattr(provision, "open_artifacts", open_artifacts)
         monkeypatch.setattr(nat.shutil, "which", lambda name: "/usr/bin/git" if name == "git" else None)
         monkeypatch.setattr(preflight, "host_problems", problems_of_a_bare_host)
         return seen
@@ -295,7 +305,7 @@ class TestWhatTheHostLacks:
             ProvisionOptions(artifacts="upstream"),
             ProvisionOptions(artifacts="china"),
             ProvisionOptions(
-                artifacts="/a/bundle", gitlab_url="https://gitlab.example", gitlab_token_file=Path("t")
+                artifacts="/a/bundle", gitlab_url="https://gitlab.example", gitlab_token_file=Path(__file__)
             ),
         ],
     )
