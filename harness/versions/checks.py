@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -47,11 +48,26 @@ def refuse_conflicts(profile: Profile) -> None:
             f"cert-manager {profile.cert_manager} supports Kubernetes {supported}, {profile.k3s} is older",
             "choose a newer --k3s-version or an older --cert-manager-version",
         )
+    _refuse_pair(profile)
     shipped = facts.SHIPPED_RUNNER.get(wish.version, profile.runner)
     if shipped != profile.runner:
         raise UsageError(
             f"operator {wish.version} ships Runner {shipped}, and Runner {profile.runner} is asked for",
             "leave --runner-version out, or choose the operator that ships it",
+        )
+
+
+def _refuse_pair(profile: Profile) -> None:
+    """Refuse a client that is known not to speak to its service; of a tag like `latest` nothing is known."""
+    client, engine = (re.search(r":(\d+\.\d+\.\d+)", it) for it in (profile.jobs.docker, profile.jobs.dind))
+    if client is None or engine is None:
+        return
+    oldest, api = facts.OLDEST_ENGINE_API.at(client[1]), facts.ENGINE_API.row(engine[1]).value
+    if api < oldest:
+        raise UsageError(
+            f"{profile.jobs.docker} speaks to engines from API {oldest[0]}.{oldest[1]} on, "
+            f"and {profile.jobs.dind} has API {api[0]}.{api[1]}",
+            "choose a client and a service of one release in the profile's [jobs]",
         )
 
 

@@ -223,9 +223,9 @@ RUNNER_SERVICE_ACCOUNT: Fact[str] = Fact(
     ),
 )
 
-RELATED_IMAGES: Fact[bool] = Fact(
+HELPER_BY_DIGEST: Fact[bool] = Fact(
     "operator",
-    "images of runner and helper are named in the CSV, by digest",
+    "a Runner's helper image is named by digest, in the CSV",
     (
         Row("", False, _CSV.format("1.15.1 to 1.22.0") + ": none; by tag, as the how-to's listing shows"),
         Row("1.23.2", True, _CSV.format("1.23.2, 1.53.0") + ": RELATED_IMAGE_GITLAB_RUNNER_HELPER"),
@@ -328,6 +328,24 @@ OLDEST_ENGINE_API: Fact[tuple[int, int]] = Fact(
     ),
 )
 
+ENGINE_API: Fact[tuple[int, int]] = Fact(
+    "docker",
+    "API of an engine of that version",
+    tuple(
+        Row(version, api, "Docker's API version matrix")
+        for version, api in {
+            "20.10.0": (1, 41),
+            "23.0.0": (1, 42),
+            "24.0.0": (1, 43),
+            "25.0.0": (1, 44),
+            "26.0.0": (1, 45),
+            "27.0.0": (1, 46),
+            "28.0.0": (1, 48),
+            "29.0.0": (1, 52),
+        }.items()
+    ),
+)
+
 TOO_NEW = (
     r"client version \d+\.\d+ is too new\. Maximum supported API version is \d+\.\d+"
     r"|API version \d+\.\d+ is not supported by this client: the minimum supported API version is \d+\.\d+"
@@ -348,10 +366,11 @@ FACTS: tuple[Fact[object], ...] = (
     PROXY_IMAGE,
     TOKEN_KEY,
     RUNNER_SERVICE_ACCOUNT,
-    RELATED_IMAGES,
+    HELPER_BY_DIGEST,
     DEFAULT_CONFIG,
     OPERATOR_KUBERNETES,
     LOG_STAMPED,
     NO_DAEMON,
     OLDEST_ENGINE_API,
+    ENGINE_API,
 )

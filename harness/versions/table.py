@@ -48,9 +48,12 @@ class Fact(Generic[Value]):
     rows: tuple[Row[Value], ...]
 
     def row(self, version: str) -> Row[Value]:
-        """The row that holds for a version; for one newer than all, the newest. Raises UsageError."""
+        """The row that holds for a version; the newest for one newer than all, the oldest for one older.
+
+        Raises UsageError for what is no version.
+        """
         wanted = version_tuple(version)
-        return [row for row in self.rows if row.first <= wanted][-1]
+        return next((row for row in reversed(self.rows) if row.first <= wanted), self.rows[0])
 
     def at(self, version: str) -> Value:
         """What holds for a version."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 
 from harness.errors import UsageError
-from harness.profile import load_profile
+from harness.profile import PROFILES_DIR, load_profile
 from harness.versions import Fact, Row, facts, page, version_tuple
 from harness.versions.online import newest
 from harness.versions.releases import KNOWN, NEWEST
@@ -101,6 +103,25 @@ def test_versions_newer_than_the_table_run_with_the_newest_rows() -> None:
 def test_roles_of_a_node() -> None:
     assert facts.NODE_ROLES.at("v1.33.5+k3s1") == {"control-plane", "master"}
     assert facts.NODE_ROLES.at("v1.34.1+k3s1") == {"control-plane"}
+
+
+@pytest.mark.parametrize("client", ["docker:28.5.2", "docker:29.3.0", "docker:latest", "docker:25.0.0-cli"])
+def test_clients_that_speak_to_the_how_to_s_dind(tmp_path: Path, client: str) -> None:
+    assert load_profile(with_client(tmp_path, client)).jobs.docker == client
+
+
+@pytest.mark.parametrize("client", ["docker:29.0.0", "docker:29.2.1-cli"])
+def test_a_client_too_new_for_its_dind_is_refused(tmp_path: Path, client: str) -> None:
+    sentence = rf"{client} speaks to engines from API 1\.44 on, and docker:20\.10\.7-dind has API 1\.41"
+    with pytest.raises(UsageError, match=sentence):
+        load_profile(with_client(tmp_path, client))
+
+
+def with_client(tmp_path: Path, client: str) -> Path:
+    text = (PROFILES_DIR / "seed.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace('docker = "docker:25.0.0"', f'docker = "{client}"'))
+    return path
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,8 @@ def test_the_controller_runs_and_stays(
     if not OPERATOR.is_newer(version):  # of a newer one its CSV alone can tell
         named = [deployment["name"] for deployment in csv_says.deployments(csv)]
         assert named == [facts.CONTROLLER.at(version)], f"the CSV's Deployments are {named}"
+        account = controller_pod["spec"].get("serviceAccountName")
+        assert account == facts.SERVICE_ACCOUNT.at(version), f"its ServiceAccount is {account}"
         webhooks = csv_says.webhooks(csv)
         assert webhooks == sorted(facts.WEBHOOKS.at(version)), f"the CSV's webhooks are {webhooks}"
     containers = sorted(container["name"] for container in controller_pod["spec"]["containers"])

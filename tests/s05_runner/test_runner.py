@@ -121,6 +121,9 @@ def test_the_config_toml_in_the_pod(runner: SeenRunner, csv: Object, profile: Pr
     namespace = "default", helper_image = …gitlab-runner-helper-ocp:v16.0.1, poll_timeout = 180, …".
     """
     config = runner.kubernetes_config()
+    helper = csv_says.helper_image(csv, profile)
+    by_digest = facts.HELPER_BY_DIGEST.at(profile.operator.version)
+    assert ("@sha256:" in helper) == by_digest, f"the operator names its helper image {helper}"
     documented = {
         "host": "",
         "bearer_token_overwrite_allowed": False,
@@ -128,7 +131,7 @@ def test_the_config_toml_in_the_pod(runner: SeenRunner, csv: Object, profile: Pr
         "namespace": runner.namespace,
         "namespace_overwrite_allowed": "",
         "node_selector_overwrite_allowed": "",
-        "helper_image": csv_says.helper_image(csv, profile),
+        "helper_image": helper,
         "poll_timeout": 180,
         "pod_labels_overwrite_allowed": "",
         "service_account_overwrite_allowed": "",
