@@ -85,6 +85,9 @@ def test_the_runner_s_pod(runner: SeenRunner) -> None:
     assert pod["metadata"]["name"].startswith(f"{runner.name}-runner-"), f"it is {pod['metadata']['name']}"
     assert ready_column(pod) == "1/1", f"{expect.ref(pod)} is {ready_column(pod)}"
     assert restarts(pod) == 0, f"{expect.ref(pod)} was restarted {restarts(pod)} time(s)"
+    version = runner.stack.profile.operator.version
+    account = pod["spec"].get("serviceAccountName")
+    assert account == facts.RUNNER_SERVICE_ACCOUNT.at(version), f"its ServiceAccount is {account}"
 
 
 @pytest.mark.outcome("runner/config-map", needs=["runner/accepted"])
