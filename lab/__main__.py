@@ -1,4 +1,4 @@
-"""`python -m lab`: make a bundle out of package registries (`build`), or say what that lacks (`doctor`)."""
+"""`python -m lab`: make a bundle from package registries, put real programs in, say what is missing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+from harness.artifacts.bundle import Bundle
 from harness.errors import HarnessError
 from lab.build import build, cache_home
 from lab.doctor import report
 from lab.errors import LabError
+from lab.exchange import exchange, of_arguments, read_exchanges
 from lab.progress import Progress
 from lab.recipe import VERSIONS, choose
 
@@ -25,10 +27,22 @@ def main(argv: list[str] | None = None) -> int:
         "--kubernetes", choices=sorted(VERSIONS), help="default: the nearest to the profile's"
     )
     builder.add_argument("--profile", help="the profile to serve (default: seed)")
+    builder.add_argument(
+        "--olm", default="", metavar="VERSION", help="stand in for this OLM, such as v0.22.0"
+    )
     builder.add_argument("--out", type=Path, help="the bundle's directory (default: in the lab's cache)")
     builder.add_argument(
         "--partial", action="store_true", help="leave out images whose files are missing, naming them"
     )
+    exchanger = commands.add_parser("exchange", help="a copy of a bundle with real programs in it")
+    exchanger.add_argument("bundle", type=Path, help="the bundle to begin with; it stays as it is")
+    exchanger.add_argument("--out", type=Path, required=True, help="the new bundle's directory")
+    exchanger.add_argument(
+        "--from", type=Path, dest="listing", help="a TOML file that names several exchanges"
+    )
+    exchanger.add_argument("--file", action="append", default=[], metavar="files/NAME=SOURCE")
+    exchanger.add_argument("--image", action="append", default=[], metavar="REF=SOURCE[:/PLACE]")
+    exchanger.add_argument("--version", default="", help="what the sources of --file and --image are")
     commands.add_parser(
         "doctor", help="say what a build needs and what is missing, with the command that mends it"
     )
@@ -38,8 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.command == "doctor":
             return report(progress.console, cache_home())
+        if options.command == "exchange":
+            return _exchange(options)
         begun = time.monotonic()
-        versions = choose(options.kubernetes, options.profile)
+        versions = choose(options.kubernetes, options.profile, options.olm)
         out = (options.out or cache_home() / f"bundle-{versions.minor}").absolute()
         changed = build(versions, out, progress, partial=options.partial)
         state = "made" if changed else "is up to date"
@@ -51,6 +67,20 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the next build goes on from here", file=sys.stderr)
         return 130
+    return 0
+
+
+def _exchange(options: argparse.Namespace) -> int:
+    wanted = read_exchanges(options.listing) if options.listing else []
+    wanted += of_arguments(options.file, options.image, options.version)
+    if not wanted:
+        raise LabError("nothing to exchange is named", "give --file, --image or --from")
+    made, notes = exchange(Bundle.open(options.bundle), wanted, options.out.absolute())
+    for note in notes:
+        print(note, file=sys.stderr)
+    real = sorted(c.name for c in made.components.values() if c.source.startswith("exchanged"))
+    print(f"real now: {', '.join(real)}; stand-ins: {', '.join(made.stand_ins) or 'none'}", file=sys.stderr)
+    print(made.path)  # the last line of standard output is for programs
     return 0
 
 

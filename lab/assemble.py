@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from harness.artifacts.bundle import REAL, STAND_IN, Bundle, BundleFile, BundleImage, Component
 from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, ImageRef, Storage, sha256_file
 from lab import debian
-from lab.definitions import ImageSpec
+from lab.definitions import ImageSpec, filled
 from lab.errors import MORE_SPACE, NO_SPACE, LabError
 from lab.images import CREATED, file_source
 from lab.node import NODE_ENGINE
@@ -74,7 +74,12 @@ def _write(recipe: Recipe, runner: StepRunner, place: Path) -> None:
     )
     for spec in recipe.definitions.files:
         source = file_source(spec, recipe.named, paths)
-        files.append(_put_file(place, spec.path, spec.component, source, digests))
+        if source.suffix in (".yaml", ".yml"):
+            parts = [source, *(spec.folder / name for name in spec.also)]
+            (place / spec.path).write_text(_text(parts, recipe.definitions.variables, digests))
+            files.append(BundleFile(spec.path, spec.component, sha256_file(place / spec.path)))
+        else:
+            files.append(_put_file(place, spec.path, spec.component, source))
     Bundle(
         place,
         recipe.versions.profile,
@@ -84,6 +89,7 @@ def _write(recipe: Recipe, runner: StepRunner, place: Path) -> None:
         tuple(files),
         tuple(images),
     ).write()
+    Bundle.read(place)  # a file of a component that is none would be found by its first user
 
 
 def _put_image(
@@ -106,17 +112,15 @@ def _put_image(
     return images
 
 
-def _put_file(
-    place: Path, path: str, component: str, source: Path, digests: Mapping[str, str] = {}
-) -> BundleFile:
-    target = place / path
-    if source.suffix in (".yaml", ".yml"):
-        target.write_text(
-            DIGEST_MARK.sub(lambda mark: _digest_of(mark[1], digests, source), source.read_text())
-        )
-    else:
-        shutil.copy(source, target)
-    return BundleFile(path, component, sha256_file(target))
+def _put_file(place: Path, path: str, component: str, source: Path) -> BundleFile:
+    shutil.copy(source, place / path)
+    return BundleFile(path, component, sha256_file(place / path))
+
+
+def _text(parts: Sequence[Path], variables: Mapping[str, str], digests: Mapping[str, str]) -> str:
+    """A manifest out of its parts, its marks filled in."""
+    text = filled("".join(part.read_text() for part in parts), variables)
+    return DIGEST_MARK.sub(lambda mark: _digest_of(mark[1], digests, parts[0]), text)
 
 
 def _digest_of(ref: str, digests: Mapping[str, str], source: Path) -> str:

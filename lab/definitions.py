@@ -1,14 +1,17 @@
 """The `image.toml` files: what goes into which image. One in each directory of `standins/` and `images/`.
 
 [render]                        # optional: files that are generated, not kept
-script = "generate.py"          # run as `python generate.py OUTDIR`
+script = "generate.py"          # run as `python generate.py OUTDIR VALUES.json`: {variables, digests}
+digests = { "2026" = ["…:v2"] } # generation → references whose digests it asks for
 [[image]]
+only = "2026"                   # the generation that it belongs to; none: every
 refs = ["quay.io/example/program:v1"]
 component = "program"
 version = "v1"                  # a component's version is that of its first image
 stands_for = ""                 # where the version is not the profile's
 layers = ["base", "python"]     # of layers.toml; none: an image of its own files only
 copy = { "rootfs" = "/" }       # path in this directory, `rendered:<dir>/<path>`, or `step:<step>/<path>`
+write = { "/etc/version" = "@runner@" }   # small files: path → text
 go = { "helper" = "/bin/helper" }   # Go package in this directory → where its program goes
 entrypoint, cmd, user, workdir, env, labels, volumes
 writable = ["/home/program"]    # directories made with mode 0777, for an image that does not run as root
@@ -16,6 +19,8 @@ writable = ["/home/program"]    # directories made with mode 0777, for an image 
 path = "files/x.yaml"
 from = "x.yaml"                 # `{{digest:<ref>}}` in it becomes that image's digest
 component = "program"
+only = "2026"
+also = ["y.yaml"]               # files of this directory whose text follows
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ class ImageSpec:
     source: str = ""
     layers: Sequence[str] = ()
     copy: Mapping[str, str] = field(default_factory=dict)
+    write: Mapping[str, str] = field(default_factory=dict)
     go: Mapping[str, str] = field(default_factory=dict)
     entrypoint: Sequence[str] = ()
     cmd: Sequence[str] = ()
@@ -54,6 +60,12 @@ class ImageSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     volumes: Sequence[str] = ()
     writable: Sequence[str] = ()
+    only: str = ""
+
+    @property
+    def rendered(self) -> bool:
+        """Whether a file of it is generated, perhaps from the digests of other images."""
+        return any(source.startswith("rendered:") for source in self.copy)
 
 
 @dataclass(frozen=True)
@@ -64,42 +76,64 @@ class FileSpec:
     path: str
     source: str
     component: str
+    also: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Render:
+    """A generator of files, and the references whose digests go into them."""
+
+    script: Path
+    digests: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """All image.toml files together."""
+    """All image.toml files together, as far as they belong to one generation."""
 
     images: tuple[ImageSpec, ...]
     files: tuple[FileSpec, ...]
-    renders: Mapping[str, Path]  # directory name → script
+    renders: Mapping[str, Render]  # directory name → generator
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_definitions(variables: Mapping[str, str], roots: Sequence[Path] = (IMAGES, STANDINS)) -> Definitions:
+def read_definitions(
+    variables: Mapping[str, str], generation: str = "", roots: Sequence[Path] = (IMAGES, STANDINS)
+) -> Definitions:
     """Read every image.toml below the roots; `@name@` is replaced. Raises LabError naming the file."""
     images: list[ImageSpec] = []
     files: list[FileSpec] = []
-    renders: dict[str, Path] = {}
+    renders: dict[str, Render] = {}
     for path in sorted(p for root in roots for p in root.glob("*/image.toml")):
         document = _load(path, variables)
         if render := document.pop("render", None):
-            renders[path.parent.name] = path.parent / render["script"]
-        images += [_image(path, table) for table in document.pop("image", [])]
-        files += [_file(path, table) for table in document.pop("file", [])]
+            wanted = render.get("digests", {}).get(generation, [])
+            renders[path.parent.name] = Render(path.parent / render["script"], tuple(wanted))
+        images += [_image(path, table) for table in _of(generation, document.pop("image", []))]
+        files += [_file(path, table) for table in _of(generation, document.pop("file", []))]
         if document:
             raise LabError(f"{path}: unknown field {sorted(document)[0]!r}")
     _no_ref_twice(images)
-    return Definitions(tuple(images), tuple(files), renders)
+    return Definitions(tuple(images), tuple(files), renders, variables)
+
+
+def _of(generation: str, tables: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [table for table in tables if table.get("only", generation) == generation]
 
 
 def _load(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-    text = path.read_text()
-    for name, value in variables.items():
-        text = text.replace(f"@{name}@", value)
+    text = filled(path.read_text(), variables)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise LabError(f"{path}: {error}") from None
+
+
+def filled(text: str, variables: Mapping[str, str]) -> str:
+    """The text with `@name@` replaced."""
+    for name, value in variables.items():
+        text = text.replace(f"@{name}@", value)
+    return text
 
 
 def _image(path: Path, table: Mapping[str, Any]) -> ImageSpec:
@@ -116,11 +150,14 @@ def _image(path: Path, table: Mapping[str, Any]) -> ImageSpec:
 
 
 def _file(path: Path, table: Mapping[str, Any]) -> FileSpec:
-    if set(table) != {"path", "from", "component"}:
+    if set(table) - {"only", "also"} != {"path", "from", "component"}:
         raise LabError(
-            f"{path}: a [[file]] has the fields path, from, component; this one {', '.join(table)}"
+            f"{path}: a [[file]] has the fields path, from, component and perhaps only and also; this one "
+            + ", ".join(table)
         )
-    return FileSpec(path.parent, table["path"], table["from"], table["component"])
+    return FileSpec(
+        path.parent, table["path"], table["from"], table["component"], tuple(table.get("also", ()))
+    )
 
 
 def _no_ref_twice(images: Sequence[ImageSpec]) -> None:

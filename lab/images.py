@@ -21,9 +21,24 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 REPOSITORY = Path(__file__).parent.parent
 
 
-def render_step(name: str, script: Path) -> Step:
-    """A step that runs a stand-in's generator; its result is what that wrote."""
-    return Step(f"render {name}", _render, params={"script": script.name}, sources=[script.parent])
+LABEL = "io.runner-conformance."
+"""What every image of the lab says of itself: `provenance` (real or stand-in), `component`, `version`."""
+
+
+def render_step(
+    name: str, script: Path, variables: Mapping[str, str] = {}, digests: Mapping[str, Step] = {}
+) -> Step:
+    """A step that runs a stand-in's generator; its result is what that wrote.
+
+    The generator is given the variables of the image.toml files and the digests of images by reference.
+    """
+    return Step(
+        f"render {name}",
+        lambda work: _render(work, digests),
+        params={"script": script.name, "variables": dict(variables), "refs": list(digests)},
+        sources=[script.parent],
+        needs=[*digests.values()],
+    )
 
 
 def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[str, Step], go: Path) -> Step:
@@ -44,7 +59,7 @@ def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[st
     needs = [layers[name] for name in spec.layers]
     needs += own.values()
     needs += {id(step): step for step, _ in origins.values() if step}.values()
-    params = {k: v for k, v in asdict(spec).items() if k not in ("folder", "source", "provenance")}
+    params = {k: v for k, v in asdict(spec).items() if k not in ("folder", "source", "only")}
     return Step(
         f"image {spec.refs[0]}",
         lambda work: _build(work, spec, own, origins),
@@ -75,8 +90,11 @@ def _origin(folder: Path, source: str, named: Mapping[str, Step]) -> tuple[Step 
     return None, path
 
 
-def _render(work: Work) -> None:
-    work.run([sys.executable, work.step.sources[0] / work.step.params["script"], work.out])
+def _render(work: Work, digests: Mapping[str, Step]) -> None:
+    values = work.scratch("values") / "values.json"
+    found = {ref: "sha256:" + sha256_file(work.path(step) / "manifest.json") for ref, step in digests.items()}
+    values.write_text(json.dumps({"variables": work.step.params["variables"], "digests": found}))
+    work.run([sys.executable, work.step.sources[0] / work.step.params["script"], work.out, values])
 
 
 def _build(
@@ -89,6 +107,10 @@ def _build(
     for source, target in spec.copy.items():
         step, path = origins[source]
         roots.append((work.path(step) / path if step else path, target))
+    texts = work.scratch("written")
+    for number, (target, text) in enumerate(spec.write.items()):
+        (texts / str(number)).write_text(text)
+        roots.append((texts / str(number), target))
     roots += [(work.path(own[package]) / Path(package).name, target) for package, target in spec.go.items()]
     tars = [work.path(need) / "layer.tar" for need in work.step.needs if need.name.startswith("layer ")]
     if roots or spec.writable:
@@ -121,7 +143,7 @@ def _config(spec: ImageSpec, layers: Sequence[str]) -> bytes:
         "Cmd": list(spec.cmd) or None,
         "User": spec.user,
         "WorkingDir": spec.workdir,
-        "Labels": dict(spec.labels) or None,
+        "Labels": {**spec.labels, **labels_of(spec.component, spec.version, spec.provenance)},
         "Volumes": {path: {} for path in spec.volumes} or None,
     }
     config = {
@@ -133,6 +155,15 @@ def _config(spec: ImageSpec, layers: Sequence[str]) -> bytes:
         "history": [{"created": CREATED, "created_by": f"lab {spec.component}"} for _ in layers],
     }
     return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+
+
+def labels_of(component: str, version: str, provenance: str) -> dict[str, str]:
+    """The labels that say what an image is: what runs from it tells whether it is the real program."""
+    return {
+        f"{LABEL}component": component,
+        f"{LABEL}provenance": provenance,
+        f"{LABEL}version": version,
+    }
 
 
 def _plain(values: Mapping[str, object]) -> dict[str, object]:

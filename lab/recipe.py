@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from harness.artifacts.storage import ImageRef
 from harness.profile import load_profile
 from lab import certmanager, debian
 from lab.definitions import Definitions, ImageSpec, read_definitions
+from lab.dockercli import docker_cli_step
 from lab.errors import LabError
 from lab.gobuild import find_go, full_go_version, go_step
 from lab.images import image_step, render_step
@@ -23,6 +25,25 @@ COREDNS = "v1.15.0"
 
 
 @dataclass(frozen=True)
+class Generation:
+    """Releases that were current together of what the lab stands in for, and the docker client of then."""
+
+    name: str
+    olm: str
+    runner: str
+    runner_revision: str
+    runner_helper: str  # what the default helper image's tag ends with
+    operators: Sequence[str]  # versions in the catalog's channel, its head last
+    docker: str = ""  # of github.com/docker/cli; none: Debian's
+
+
+FIRST = Generation("2024", "v0.26.0", "16.0.1", "79704081", "79704081", ("1.15.0", "1.15.1", "1.20.0"))
+# the revision of a release that is not known here says whose it is
+SECOND = Generation("2026", "v0.46.0", "19.4.0", "lab00001", "v19.4.0", ("1.53.0",), "29.7.2")
+SECOND_SINCE = (1, 23, 2)  # the operator whose names, images and permissions are as they are today
+
+
+@dataclass(frozen=True)
 class Versions:
     """The versions that go together in one bundle, and the profile that it serves."""
 
@@ -30,6 +51,7 @@ class Versions:
     cert_manager: str
     cert_manager_module: str
     profile: str = "seed"
+    generation: Generation = FIRST
     asked_for: Mapping[str, str] = field(default_factory=dict)  # component → the profile's version
 
     @property
@@ -45,7 +67,7 @@ class Versions:
 
 VERSIONS: Mapping[str, Versions] = {
     "1.28": Versions("v1.28.15", "v1.7.1", "github.com/jetstack/cert-manager"),
-    "1.37": Versions("v1.37.2", "v1.11.5", "github.com/cert-manager/cert-manager"),
+    "1.37": Versions("v1.37.2", "v1.11.5", "github.com/cert-manager/cert-manager", "latest", SECOND),
 }
 
 
@@ -54,15 +76,20 @@ def minor_of(version: str) -> str:
     return ".".join(version.lstrip("v").split(".")[:2])
 
 
-def choose(minor: str | None, profile_name: str | None) -> Versions:
+def choose(minor: str | None, profile_name: str | None, olm: str = "") -> Versions:
     """The versions for a Kubernetes minor version and a profile; what is not given follows from the other.
 
-    Raises UsageError for a profile that is none.
+    `olm`: another version of OLM than that which goes with the profile's operator. Raises UsageError for a
+    profile that is none.
     """
-    profile = load_profile(profile_name or "seed")
+    profile = load_profile(profile_name or (VERSIONS[minor].profile if minor else "seed"))
     wanted = _number(minor_of(profile.k3s))
     minor = minor or min(VERSIONS, key=lambda known: abs(_number(known) - wanted))
-    return replace(VERSIONS[minor], profile=profile.name, asked_for=profile.requested)
+    operator = tuple(int(part) for part in re.findall(r"\d+", profile.requested["operator"])[:3])
+    generation = SECOND if operator >= SECOND_SINCE else FIRST
+    if olm:
+        generation = replace(generation, olm=f"v{olm.removeprefix('v')}")
+    return replace(VERSIONS[minor], profile=profile.name, generation=generation, asked_for=profile.requested)
 
 
 def _check_operator(versions: Versions, definitions: Definitions) -> None:
@@ -118,9 +145,9 @@ def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False
         "docker-engine": debian.closure_step("docker-engine", NODE_ENGINE),
     }
     named = _named_steps(versions, go, debs)
-    definitions = read_definitions(_variables(versions, layers, runner))
+    variables = _variables(versions, layers, runner)
+    definitions = read_definitions(variables, versions.generation.name)
     _check_operator(versions, definitions)
-    named |= {f"rendered:{name}": render_step(name, script) for name, script in definitions.renders.items()}
     kubernetes = kubernetes_step(versions, go)
     recipe = Recipe(
         versions,
@@ -131,14 +158,23 @@ def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False
         named,
         k3s_step(versions.k3s, go=go, debs=debs["k3s"], kubernetes=kubernetes),
     )
-    for spec in definitions.images:
+    _add_images(recipe, [spec for spec in definitions.images if not spec.rendered], go, partial=partial)
+    made = {ref: step for spec, step in recipe.images.items() for ref in spec.refs}
+    for name, render in definitions.renders.items():
+        wanted = {ref: made[ref] for ref in render.digests if ref in made}
+        named[f"rendered:{name}"] = render_step(name, render.script, variables, wanted)
+    _add_images(recipe, [spec for spec in definitions.images if spec.rendered], go, partial=partial)
+    return recipe
+
+
+def _add_images(recipe: Recipe, specs: Iterable[ImageSpec], go: Path, *, partial: bool) -> None:
+    for spec in specs:
         try:
-            recipe.images[spec] = image_step(spec, layers=layers, named=named, go=go)
+            recipe.images[spec] = image_step(spec, layers=recipe.layers, named=recipe.named, go=go)
         except LabError as error:
             if not partial:
                 raise
             recipe.left_out.append(f"{spec.refs[0]}: {error.message}")
-    return recipe
 
 
 def kubernetes_step(versions: Versions, go: Path) -> Step:
@@ -170,7 +206,7 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict
     }
     stamp = {f"{versions.cert_manager_module}/pkg/util.AppVersion": versions.cert_manager}
     helm = go_step("helm", GO / "helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, go=go)
-    return {
+    steps = {
         "step:pause": go_step("pause", GO / "pause", {"pause": "."}, go=go),
         "step:coredns": go_step("coredns", GO / "coredns", {"coredns": "github.com/coredns/coredns"}, go=go),
         "step:cert-manager": go_step(
@@ -185,11 +221,22 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict
         ),
         "step:docker-engine": docker_engine_step(debs["docker-engine"]),
     }
+    if versions.generation.docker:
+        steps["step:docker-cli"] = docker_cli_step(versions.generation.docker, go)
+    return steps
 
 
 def _variables(versions: Versions, layers: Mapping[str, Step], runner: StepRunner) -> dict[str, str]:
     """What `@name@` stands for in image.toml files: versions, some known only once apt was asked."""
+    generation = versions.generation
     variables = {
+        "olm": generation.olm,
+        "olm_number": generation.olm.removeprefix("v"),
+        "runner": generation.runner,
+        "runner_revision": generation.runner_revision,
+        "runner_helper": generation.runner_helper,
+        "operators": " ".join(generation.operators),
+        "docker_cli": generation.docker,
         "cert_manager": versions.cert_manager,
         "cert_manager_module": versions.cert_manager_module,
         "coredns": COREDNS,

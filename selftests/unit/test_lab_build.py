@@ -15,10 +15,11 @@ from rich.console import Console
 
 from harness.artifacts.bundle import Bundle
 from harness.errors import UsageError
+from harness.profile import load_profile
 from lab import assemble, doctor
 from lab.__main__ import main
 from lab.build import _mark, _state, cache_home
-from lab.definitions import Definitions, FileSpec, ImageSpec
+from lab.definitions import Definitions, FileSpec, ImageSpec, read_definitions
 from lab.errors import LabError
 from lab.images import REPOSITORY, image_step
 from lab.progress import Progress
@@ -164,6 +165,45 @@ def test_profile_chooses_the_nearest_kubernetes() -> None:
 
 def test_kubernetes_can_be_chosen_for_a_profile() -> None:
     assert choose("1.37", "seed").cert_manager == "v1.11.5"
+
+
+@pytest.mark.parametrize(
+    ("minor", "profile", "chosen", "generation"),
+    [
+        (None, None, ("1.28", "seed"), "2024"),
+        ("1.37", None, ("1.37", "latest"), "2026"),
+        (None, "latest", ("1.37", "latest"), "2026"),
+        ("1.37", "seed", ("1.37", "seed"), "2024"),
+        ("1.28", "latest", ("1.28", "latest"), "2026"),
+    ],
+)
+def test_the_generation_is_that_of_the_profiles_operator(
+    minor: str | None, profile: str | None, chosen: tuple[str, str], generation: str
+) -> None:
+    found = choose(minor, profile)
+    assert ((found.minor, found.profile), found.generation.name) == (chosen, generation)
+    assert found.asked_for["operator"] in found.generation.operators
+
+
+def test_another_olm_can_be_stood_in_for() -> None:
+    assert choose(None, None, "0.22.0").generation.olm == "v0.22.0"
+
+
+@pytest.mark.parametrize("profile", ["seed", "latest"])
+def test_every_image_that_the_profile_needs_is_defined(profile: str) -> None:
+    versions = choose(None, profile)
+    generation = versions.generation
+    variables = {
+        "olm": generation.olm, "olm_number": generation.olm[1:], "runner": generation.runner,
+        "runner_helper": generation.runner_helper, "docker_cli": generation.docker,
+    }  # fmt: skip
+    definitions = read_definitions(variables, generation.name)
+    refs = {ref for image in definitions.images for ref in image.refs}
+    wanted = load_profile(profile)
+    jobs = {f"docker.io/library/{image}" for image in (wanted.jobs.docker, wanted.jobs.dind)}
+    assert jobs | {wanted.daemonless_image} <= refs
+    assert f"quay.io/operatorhubio/gitlab-runner-operator:v{wanted.requested['operator']}" in refs
+    assert set(definitions.renders["gitlab_runner_operator"].digests) <= refs
 
 
 def test_operator_that_the_lab_has_not_is_refused() -> None:

@@ -83,7 +83,7 @@ IMAGE = '[[image]]\nrefs = ["quay.io/a/b:v1"]\ncomponent = "b"\nversion = "@b@"\
 
 
 def read(tmp_path: Path) -> tuple[ImageSpec, ...]:
-    return read_definitions({"b": "v1"}, [tmp_path / "images", tmp_path / "standins"]).images
+    return read_definitions({"b": "v1"}, roots=[tmp_path / "images", tmp_path / "standins"]).images
 
 
 def test_variables_are_filled_in(tmp_path: Path) -> None:
@@ -96,13 +96,36 @@ def test_nothing_below_standins_can_call_itself_real(tmp_path: Path) -> None:
     assert read(tmp_path)[0].provenance == "stand-in"
 
 
+def test_an_image_of_another_generation_is_left_out(tmp_path: Path) -> None:
+    definition(tmp_path, IMAGE + 'only = "2026"\n' + IMAGE.replace(":v1", ":v2"))
+    roots = [tmp_path / "standins"]
+    assert [i.refs for i in read_definitions({"b": "v1"}, "2024", roots).images] == [["quay.io/a/b:v2"]]
+    assert len(read_definitions({"b": "v1"}, "2026", roots).images) == 2
+
+
+@pytest.mark.parametrize("folder", ["standins/thing", "images/thing"])
+def test_an_image_says_whether_it_is_real(runner: StepRunner, tmp_path: Path, folder: str) -> None:
+    definition(tmp_path, IMAGE + 'labels = { "a" = "b" }\nwrite = { "/opt/x" = "@b@" }\n', folder)
+    (spec,) = read(tmp_path)
+    made = runner.run(image_step(spec, layers={}, named={}, go=Path("go"))).path
+    labels = json.loads((made / "config.json").read_text())["config"]["Labels"]
+    kind = "stand-in" if folder.startswith("standins") else "real"
+    mark = "io.runner-conformance."
+    assert labels == {"a": "b", f"{mark}component": "b", f"{mark}version": "v1", f"{mark}provenance": kind}
+    with tarfile.open(made / "layer.tar") as tar:
+        assert tar.extractfile("opt/x").read() == b"v1"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         (IMAGE + 'flavour = "x"\n', "unknown field 'flavour' in an"),
         (IMAGE.replace("version", "#"), "field 'version' of an"),
         ("[images]\n", "unknown field 'images'"),
-        ('[[file]]\npath = "files/x"\n', "has the fields path, from, component; this one path"),
+        (
+            '[[file]]\npath = "files/x"\n',
+            "has the fields path, from, component and perhaps only and also; this one path",
+        ),
         ("[[image]\n", "image.toml: "),
     ],
 )

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from lab.standins.gitlab_runner_operator import generate
-from lab.standins.gitlab_runner_operator.controller import reconcile, render, webhook
+from lab.standins.gitlab_runner_operator.controller import reconcile, release, render, webhook
 from lab.standins.gitlab_runner_operator.controller.main import Queue
 
 STANDIN = Path(generate.__file__).parent
+FIRST = "1.15.0 1.15.1 1.20.0"
 HOW_TO_CONFIG_TOML = """\
 concurrent = 10
 check_interval = 30
@@ -186,7 +187,7 @@ def test_csv_is_the_how_tos() -> None:
 def test_versions_differ_in_what_names_them_only() -> None:
     def neutral(version: str) -> Object:
         text = yaml.safe_dump(csv(version))
-        replaces, created = generate.VERSIONS[version]
+        replaces, created, _ = generate.VERSIONS[version]
         for value, name in ((version, "V"), (replaces, "R"), (created, "T")):
             text = text.replace(value, name)
         return yaml.safe_load(text)
@@ -220,7 +221,7 @@ def test_crd_knows_no_pod_spec() -> None:
 
 
 def test_catalog_is_one_channel_up_to_1_20(tmp_path: Path) -> None:
-    generate.render(tmp_path)
+    generate.render(tmp_path, {"variables": {"operators": FIRST, "runner": "16.0.1"}, "digests": {}})
     blobs = list(yaml.safe_load_all((tmp_path / "catalog/gitlab-runner-operator/catalog.yaml").read_text()))
     (channel,) = [b for b in blobs if b["schema"] == "olm.channel"]
     assert channel["name"] == "stable"
@@ -230,9 +231,9 @@ def test_catalog_is_one_channel_up_to_1_20(tmp_path: Path) -> None:
         ("1.20.0", "1.15.1"),
     ]
     assert {b["image"] for b in blobs if b["schema"] == "olm.bundle"} == {
-        f"quay.io/operatorhubio/gitlab-runner-operator:v{v}" for v in generate.VERSIONS
+        f"quay.io/operatorhubio/gitlab-runner-operator:v{v}" for v in FIRST.split()
     }
-    for version in generate.VERSIONS:
+    for version in FIRST.split():
         assert len(list((tmp_path / f"v{version}" / "manifests").iterdir())) == 8
         labels = yaml.safe_load((tmp_path / f"v{version}" / "metadata/annotations.yaml").read_text())
         assert labels["annotations"]["operators.operatorframework.io.bundle.mediatype.v1"] == "registry+v1"
@@ -436,3 +437,100 @@ def test_webhooks_answer_over_tls_and_take_up_a_new_certificate(tmp_path: Path) 
 
 def test_without_a_certificate_there_are_no_webhooks(tmp_path: Path) -> None:
     assert webhook.serve_webhooks(0, tmp_path) is None
+
+
+# The second generation
+
+DIGEST = "sha256:" + "5" * 64
+SECOND = release.Release("1.53.0", "19.4.0")
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller as 1.53.0."""
+    for module in (render, reconcile):
+        monkeypatch.setattr(module, "RELEASE", SECOND)
+
+
+def test_names_of_1_53_are_those_of_its_published_bundle() -> None:
+    digests = dict.fromkeys(generate.images("1.53.0", "19.4.0").values(), DIGEST)
+    made = generate.manifests("1.53.0", "19.4.0", digests)
+    found = made["gitlab-runner-operator.clusterserviceversion.yaml"]
+    (deployment,) = found["spec"]["install"]["spec"]["deployments"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert deployment["name"] == "gitlab-runner-gitlab-runnercontroller-manager"
+    assert pod["serviceAccountName"] == "gitlab-runner-sa"
+    assert "webhookdefinitions" not in found["spec"]
+    assert found["spec"]["replaces"] == "gitlab-runner-operator.v1.52.2"
+    images = [container["image"] for container in pod["containers"]]
+    env = {e["name"]: e.get("value") for e in pod["containers"][1]["env"]}
+    assert all(image.endswith(f"@{DIGEST}") for image in images)
+    assert images[0].startswith(
+        "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/openshift4/"
+    )
+    assert env["RELATED_IMAGE_GITLAB_RUNNER_HELPER"].endswith(f"/gitlab-runner-helper-ocp@{DIGEST}")
+    assert "GitLab Runner v19.4.0" in found["spec"]["description"]
+    related = {entry["image"] for entry in found["spec"]["relatedImages"]}
+    assert {*images, env["RELATED_IMAGE_GITLAB_RUNNER"], env["RELATED_IMAGE_GITLAB_RUNNER_HELPER"]} == related
+    modes = {mode["type"]: mode["supported"] for mode in found["spec"]["installModes"]}
+    assert modes == {
+        "OwnNamespace": True, "SingleNamespace": True, "MultiNamespace": False, "AllNamespaces": True,
+    }  # fmt: skip
+    crd = made["apps.gitlab.com_runners.yaml"]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    assert {"podSpec", "logFormat", "shutdownTimeout"} <= set(crd["properties"]["spec"]["properties"])
+
+
+@pytest.mark.usefixtures("second")
+def test_1_53_writes_more_lines_and_another_service_account() -> None:
+    text = render.config_toml(runner(shutdownTimeout=60, logFormat="json")["spec"])
+    assert 'log_format = "json"' in text
+    assert "shutdown_timeout = 60" in text
+    assert text.endswith("listen_address = '[::]:9252'")
+    pod = render.deployment(runner(), authentication_token=True)["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "gitlab-runner-app-sa"
+    kinds = {obj["kind"]: obj for _, obj in render.runner_rbac("demo")}
+    assert kinds["RoleBinding"]["subjects"][0]["name"] == "gitlab-runner-app-sa"
+    assert {"events"} in [set(rule["resources"]) for rule in kinds["Role"]["rules"]]
+
+
+@pytest.mark.usefixtures("second")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"other": "x"}, "runner-token key not found in jh-gitlab-runner-secret secret"),
+        ({"runner_token": ""}, "runner-token can not be empty"),
+        (
+            {"runner_token": "glrt-x", "runner_registration_token": "y"},
+            "only one of runner-token and runner-registration-token may be set in "
+            "jh-gitlab-runner-secret secret",
+        ),
+    ],
+    ids=["neither", "empty", "both"],
+)
+def test_1_53_wants_one_key_of_two(data: dict[str, str], message: str) -> None:
+    with pytest.raises(reconcile.ReconcileError) as raised:
+        reconciled(secret(**data))
+    assert str(raised.value) == message
+
+
+@pytest.mark.usefixtures("second")
+def test_1_53_takes_the_newer_key_and_sees_a_verified_runner() -> None:
+    store = reconciled(
+        secret(runner_token="glrt-abcdefghijklmnopqrst"), logs="Verifying runner... is valid   runner=x"
+    )
+    assert set(store.objects[SECRET_PATH]["data"]) == {"runner-token"}, "no second key is added"
+    assert store.objects[RUNNER_PATH]["status"] == {"phase": "Running", "registration": "valid"}
+    pod = store.objects[DEPLOYMENT_PATH]["spec"]["template"]["spec"]
+    sources = [entry.get("valueFrom", {}) for entry in pod["containers"][0]["env"]]
+    references = [source["secretKeyRef"] for source in sources if "secretKeyRef" in source]
+    assert [reference["optional"] for reference in references] == [True, True], "one of two may be missing"
+    assert "items" not in pod["volumes"][1]["projected"]["sources"][0]["secret"]
+
+
+@pytest.mark.usefixtures("second")
+def test_what_the_standin_does_not_do_of_a_newer_runner_is_refused_by_name() -> None:
+    store = Store(
+        (RUNNER_PATH, runner(podSpec=[{"name": "x", "patchType": "merge"}])), secret(runner_token="glrt-x")
+    )
+    with pytest.raises(reconcile.ReconcileError, match=r"spec\.podSpec is not handled by the stand-in"):
+        reconcile.Reconciler(store, lambda *_, **__: None).reconcile("demo", "jh-gitlab-runner")  # type: ignore[arg-type]

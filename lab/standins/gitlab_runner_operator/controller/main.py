@@ -18,6 +18,7 @@ from . import webhook
 from .api import Api, ApiError, Object
 from .election import LEASE_NAME, Election
 from .reconcile import ReconcileError, Reconciler
+from .release import HERE as RELEASE
 
 OWNED = "app.kubernetes.io/managed-by=gitlab-runner-operator"
 RETRY_FIRST_S, RETRY_MAX_S = 0.005, 1000.0
@@ -169,6 +170,6 @@ def main() -> None:
         log("INFO", "controller-runtime.webhook", "serving webhook server", host="", port=9443)
     else:
         log("INFO", "setup", f"no certificate in {webhook.CERTIFICATES}: webhooks are off")
-    log("INFO", "setup", "starting manager")
+    log("INFO", "setup", "starting manager", version=f"{RELEASE.version} (stand-in)")
     manager.lead(options.enable_leader_election)
     os._exit(1)

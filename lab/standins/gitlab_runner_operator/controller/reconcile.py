@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from . import render
 from .api import Api, ApiError, Object
+from .release import HERE as RELEASE
 
 AUTHENTICATION_TOKEN_PREFIX = "glrt-"
 
@@ -31,6 +32,9 @@ class Reconciler:
         self.log("INFO", "controllers.Runner", "Reconciling Runner", name=name, namespace=namespace)
         core = f"/api/v1/namespaces/{namespace}"
         try:
+            for field in render.REFUSED:
+                if runner["spec"].get(field):
+                    raise ReconcileError(f"spec.{field} is not handled by the stand-in of the operator")
             self.api.apply(f"{core}/configmaps", render.config_map(runner))
             if not runner["spec"].get("serviceaccount"):
                 for collection, obj in render.runner_rbac(namespace):
@@ -51,12 +55,16 @@ class Reconciler:
         if secret is None:
             raise ReconcileError(f'Secret "{name}" not found')
         data = secret.get("data") or {}
-        if render.TOKEN_KEY not in data:
-            raise ReconcileError(f"{render.TOKEN_KEY} key not found in {name} secret")
-        token = base64.b64decode(data[render.TOKEN_KEY]).decode(errors="replace").strip()
+        keys = RELEASE.token_keys
+        given = [key for key in keys if key in data]
+        if not given:
+            raise ReconcileError(f"{keys[0]} key not found in {name} secret")
+        if len(given) > 1:
+            raise ReconcileError(f"only one of {' and '.join(given)} may be set in {name} secret")
+        token = base64.b64decode(data[given[0]]).decode(errors="replace").strip()
         if not token:
-            raise ReconcileError(f"{render.TOKEN_KEY} can not be empty")
-        if "runner-token" not in data:
+            raise ReconcileError(f"{given[0]} can not be empty")
+        if "runner-token" not in data and len(keys) == 1:
             self.api.merge(f"{core}/secrets/{name}", {"data": {"runner-token": ""}})
         return token.startswith(AUTHENTICATION_TOKEN_PREFIX)
 
@@ -64,7 +72,7 @@ class Reconciler:
         """Phase and registration from the pod's log.
 
         1.15.1 looks for the words of a registration. A ``glrt-`` token is verified, in other words: the phase
-        of such a Runner stays Pending while it works.
+        of such a Runner stays Pending while it works; newer ones look for both.
         """
         selector = ",".join(f"{key}={value}" for key, value in render.labels(runner).items())
         pods = self.api.call("GET", f"{core}/pods?{urlencode({'labelSelector': selector})}")["items"]
@@ -72,6 +80,8 @@ class Reconciler:
         if running:
             log = self.api.text(f"{core}/pods/{running[0]['metadata']['name']}/log?container=runner")
             found = re.search(r"Registering runner\.+ ([a-z]+)", log)
+            if RELEASE.knows_verified:
+                found = found or re.search(r"Verifying runner\.+ is ([a-z]+)", log)
             if found:
                 return {"phase": "Running", "registration": found[1]}
         return {"phase": "Pending"}

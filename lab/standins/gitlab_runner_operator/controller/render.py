@@ -1,23 +1,29 @@
 """What the operator makes of a Runner: pure functions from the Runner object to Kubernetes objects.
 
-Names, keys, volumes, probes, environment and ``config.toml`` are those of operator 1.15.1 as far as
-public sources show them (the seed's listings; the operator's open ancestor). Scripts are our own.
+Names, keys, volumes, probes, environment and ``config.toml`` are those of operator 1.15.1 as far as public
+sources show them (the how-to's listings; the operator's open ancestor), and what ``release`` says of newer.
+Scripts are our own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from .release import HERE as RELEASE
 
 Object = dict[str, Any]
 
 IMAGES = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images/"
-RUNNER_IMAGE = IMAGES + "gitlab-runner-ocp:v16.0.1"
-HELPER_IMAGE = IMAGES + "gitlab-runner-helper-ocp:v16.0.1"
-TOKEN_KEY = "runner-registration-token"
-SERVICE_ACCOUNT = "gitlab-runner-sa"
+RUNNER_IMAGE = os.environ.get("RELATED_IMAGE_GITLAB_RUNNER", f"{IMAGES}gitlab-runner-ocp:v{RELEASE.runner}")
+HELPER_IMAGE = os.environ.get(
+    "RELATED_IMAGE_GITLAB_RUNNER_HELPER", f"{IMAGES}gitlab-runner-helper-ocp:v{RELEASE.runner}"
+)
+REFUSED = ("deploymentSpec", "podSpec")
+"""Fields of newer Runners that patch what is made of them, which the stand-in does not do."""
 ROLE = "gitlab-runner-app-role"
 ROLE_BINDING = "gitlab-runner-app-rolebinding"
 METRICS_PORT = 9252
@@ -58,12 +64,19 @@ def owned(runner: Object, api_version: str, kind: str, suffix: str, **rest: Any)
 
 def config_toml(spec: Object) -> str:
     """The global part of the runner's configuration; everything else comes from registration."""
-    return (
-        f"concurrent = {spec.get('concurrent', 10)}\n"
-        f"check_interval = {spec.get('interval', 30)}\n"
-        'log_level = "info"\n'
-        f"listen_address = '[::]:{METRICS_PORT}'"
-    )
+    lines = [
+        f"concurrent = {spec.get('concurrent', 10)}",
+        f"check_interval = {spec.get('interval', 30)}",
+        f'log_level = "{spec.get("logLevel", "info")}"',
+    ]
+    if RELEASE.has_global_settings:
+        lines += [
+            f'log_format = "{spec.get("logFormat", "runner")}"',
+            f'connection_max_age = "{spec.get("connectionMaxAge", "15m0s")}"',
+            f"shutdown_timeout = {spec.get('shutdownTimeout', 30)}",
+            *([f'sentry_dsn = "{spec["sentryDsn"]}"'] if spec.get("sentryDsn") else []),
+        ]
+    return "\n".join([*lines, f"listen_address = '{spec.get('listenAddr', f'[::]:{METRICS_PORT}')}'"])
 
 
 def config_map(runner: Object) -> Object:
@@ -96,12 +109,15 @@ def runner_rbac(namespace: str) -> list[tuple[str, Object]]:
     # Spelled out, not "*": the API server lets the operator grant no more than it has itself.
     verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
     rules = [{"apiGroups": [""], "resources": core.split(" "), "verbs": verbs}]
+    if RELEASE.reads_events:
+        rules.append({"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "watch"]})
+    account = RELEASE.service_account
     rbac = "rbac.authorization.k8s.io"
     role_ref = {"apiGroup": rbac, "kind": "Role", "name": ROLE}
-    subjects = [{"kind": "ServiceAccount", "name": SERVICE_ACCOUNT, "namespace": namespace}]
+    subjects = [{"kind": "ServiceAccount", "name": account, "namespace": namespace}]
     v1, path = f"{rbac}/v1", f"/apis/{rbac}/v1/namespaces/{namespace}"
     return [
-        (f"/api/v1/namespaces/{namespace}/serviceaccounts", named("v1", "ServiceAccount", SERVICE_ACCOUNT)),
+        (f"/api/v1/namespaces/{namespace}/serviceaccounts", named("v1", "ServiceAccount", account)),
         (f"{path}/roles", named(v1, "Role", ROLE, rules=rules)),
         (f"{path}/rolebindings", named(v1, "RoleBinding", ROLE_BINDING, roleRef=role_ref, subjects=subjects)),
     ]
@@ -118,7 +134,7 @@ def environment(runner: Object, *, authentication_token: bool) -> list[Object]:
         "RUNNER_REQUEST_CONCURRENCY": "1",
         "RUNNER_EXECUTOR": "kubernetes",
         "RUNNER_OUTPUT_LIMIT": "4096",
-        "KUBERNETES_NAMESPACE": runner["metadata"]["namespace"],
+        "KUBERNETES_NAMESPACE": spec.get("namespace") or runner["metadata"]["namespace"],
         "KUBERNETES_POLL_TIMEOUT": "180",
         "KUBERNETES_HELPER_IMAGE": spec.get("helperImage") or HELPER_IMAGE,
         "KUBERNETES_IMAGE": spec.get("buildImage"),
@@ -138,7 +154,9 @@ def environment(runner: Object, *, authentication_token: bool) -> list[Object]:
         values["CI_SERVER_TLS_CA_FILE"] = "/secrets/tls.crt"
 
     def reference(kind: str, source: str, key: str) -> Object:
-        return {f"{kind}KeyRef": {"name": source, "key": key}}
+        # of two keys that may be given, one is
+        either = {"optional": True} if kind == "secret" and len(RELEASE.token_keys) > 1 else {}
+        return {f"{kind}KeyRef": {"name": source, "key": key, **either}}
 
     return [
         {
@@ -146,7 +164,10 @@ def environment(runner: Object, *, authentication_token: bool) -> list[Object]:
             "valueFrom": reference("configMap", f"{name}-runner-config", "ci_server_url"),
         },
         {"name": "CI_SERVER_TOKEN", "valueFrom": reference("secret", spec["token"], "runner-token")},
-        {"name": "REGISTRATION_TOKEN", "valueFrom": reference("secret", spec["token"], TOKEN_KEY)},
+        {
+            "name": "REGISTRATION_TOKEN",
+            "valueFrom": reference("secret", spec["token"], "runner-registration-token"),
+        },
         *({"name": key, "value": value} for key, value in values.items() if value),
     ]
 
@@ -168,9 +189,10 @@ def cache_environment(spec: Object) -> dict[str, Any]:
 
 
 def volumes(spec: Object, config_map_name: str) -> list[Object]:
-    secrets: list[Object] = [
-        {"name": spec["token"], "items": [{"key": key, "path": key} for key in (TOKEN_KEY, "runner-token")]}
-    ]
+    token: Object = {"name": spec["token"]}
+    if len(RELEASE.token_keys) == 1:
+        token["items"] = [{"key": key, "path": key} for key in (*RELEASE.token_keys, "runner-token")]
+    secrets = [token]
     if spec.get("ca"):
         secrets.append({"name": spec["ca"], "items": [{"key": "tls.crt", "path": "tls.crt"}]})
     credentials = [(spec.get(kind) or {}).get("credentials") for kind in ("s3", "gcs", "azure")]
@@ -230,7 +252,7 @@ def deployment(runner: Object, *, authentication_token: bool) -> Object:
     template = {
         "metadata": {"labels": labels(runner), "annotations": {config["metadata"]["name"]: checksum}},
         "spec": {
-            "serviceAccountName": spec.get("serviceaccount") or SERVICE_ACCOUNT,
+            "serviceAccountName": spec.get("serviceaccount") or RELEASE.service_account,
             "initContainers": [configure],
             "containers": [container],
             "volumes": volumes(spec, config["metadata"]["name"]),

@@ -24,6 +24,7 @@ from olmlab.kube import (
 )
 from olmlab.olm_operator import run_informers, run_program, serve_health
 from olmlab.plans import PlanController
+from olmlab.release import HERE as RELEASE
 from olmlab.subscriptions import NamespaceController
 from olmlab.unpack import Unpacker, seconds
 
@@ -84,9 +85,10 @@ async def main(options: argparse.Namespace) -> None:
 def start() -> None:
     parser = argparse.ArgumentParser(prog="catalog", allow_abbrev=False)
     parser.add_argument("--namespace", "-namespace", default="olm")
-    parser.add_argument("--opmImage", default="quay.io/operator-framework/opm:latest")
+    parser.add_argument("--configmapServerImage", default="")  # catalogs in ConfigMaps are left out
+    parser.add_argument("--opmImage", default=RELEASE.opm_image)
     parser.add_argument("--util-image", default="quay.io/operator-framework/olm:latest")
     parser.add_argument("--bundle-unpack-timeout", default="10m")
     parser.add_argument("--set-workload-user-id", default="false")
-    options, _ = parser.parse_known_args()
+    options = parser.parse_args()
     run_program(lambda: main(options))

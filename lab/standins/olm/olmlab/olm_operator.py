@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 
 from olmlab.companions import Companions
@@ -29,6 +30,7 @@ from olmlab.kube import (
     namespace_of,
 )
 from olmlab.operators import OperatorController
+from olmlab.release import HERE as RELEASE
 
 HEALTH_PORT = 8080
 
@@ -46,7 +48,10 @@ async def serve_health() -> None:
 
 
 def run_program(main: Callable[[], Awaitable[None]]) -> None:
-    """Run `main` until SIGTERM or SIGINT, logging to standard error."""
+    """Run `main` until SIGTERM or SIGINT, logging to standard error; `--version` is answered instead."""
+    if "--version" in sys.argv[1:]:
+        print(RELEASE.said(), end="")
+        return
     logging.basicConfig(level=logging.INFO, format="time=%(asctime)s level=%(levelname)s msg=%(message)s")
 
     async def until_stopped() -> None:

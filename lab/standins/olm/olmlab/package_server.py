@@ -28,6 +28,8 @@ from olmlab.kube import (
 )
 from olmlab.olm_operator import run_program
 from olmlab.registry import PORT, Client, Message
+from olmlab.release import HERE as RELEASE
+from olmlab.release import Release
 
 GROUP, VERSION = "packages.operators.coreos.com", "v1"
 ROOT = f"/apis/{GROUP}/{VERSION}"
@@ -96,8 +98,8 @@ def manifest(catalog: Obj, package: Message, heads: dict[str, Obj], entries: dic
             "name": channel["name"],
             "currentCSV": channel["csvName"],
             "currentCSVDesc": _described(heads[channel["name"]]),
-            "entries": [{"name": e["csvName"], "version": e["version"]} for e in entries[channel["name"]]],
         }
+        | _listed(entries[channel["name"]])
         for channel in package["channels"]
     ]
     meta = {"name": package["name"], "namespace": namespace_of(catalog), "labels": labels}
@@ -114,6 +116,13 @@ def manifest(catalog: Obj, package: Message, heads: dict[str, Obj], entries: dic
     }
     api = f"{GROUP}/{VERSION}"
     return {"apiVersion": api, "kind": "PackageManifest", "metadata": meta, "spec": {}, "status": status}
+
+
+def _listed(entries: list[Message], release: Release = RELEASE) -> Obj:
+    """A channel's entries, in the releases that list them."""
+    if not release.lists_entries:
+        return {}
+    return {"entries": [{"name": e["csvName"], "version": e["version"]} for e in entries]}
 
 
 def chain(bundles: list[Message], head: str) -> list[Message]:
