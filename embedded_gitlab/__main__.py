@@ -12,9 +12,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
-
 from embedded_gitlab.app import CREDENTIALS_FILE, build, open_context
+from embedded_gitlab.server import Server
 from embedded_gitlab.settings import Settings
 
 _EPILOG = f"""
@@ -24,19 +23,6 @@ The state directory holds everything: gitlab.sqlite3, repositories/, traces/, an
                        service container_registry, realm <external url>/jwt/auth
 Started again on the same directory it goes on where it was. When it listens it prints: listening on <url>
 """
-
-
-class _Server(uvicorn.Server):
-    """Lets requests that are being held go as soon as a signal comes, so that the stop is quick."""
-
-    def __init__(self, config: uvicorn.Config, on_stop: object) -> None:
-        super().__init__(config)
-        self._on_stop = on_stop
-
-    def handle_exit(self, sig: int, frame: object) -> None:
-        """Called in the signal handler."""
-        self._on_stop()  # type: ignore[operator]
-        super().handle_exit(sig, frame)  # type: ignore[arg-type]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,18 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         stuck_running_s=options.stuck_after,
         timeout_grace_s=options.timeout_grace,
         online_s=options.online_for,
+        client_timeout_s=options.client_timeout,
     )
     context = open_context(settings)
-    config = uvicorn.Config(
+    server = Server(
         build(context),
-        log_config=None,
+        settings.client_timeout_s,
         access_log=options.log_level == "debug",
-        timeout_graceful_shutdown=2,
-        timeout_keep_alive=75,
-        server_header=False,
-        backlog=512,
+        on_stop=context.queue.close,
     )
-    server = _Server(config, context.queue.close)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if options.until_stdin_closes:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -122,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="how long after its timeout GitLab itself ends a job; default 900")  # fmt: skip
     parser.add_argument("--online-for", type=float, default=7200.0, metavar="SECONDS",
                         help="a runner is online for this long after a contact; default 7200")  # fmt: skip
+    parser.add_argument("--client-timeout", type=float, default=60.0, metavar="SECONDS",
+                        help="for a client that stops in a request or answer; default 60")  # fmt: skip
     parser.add_argument("--until-stdin-closes", action="store_true",
                         help="end when standard input ends, as it does when the parent dies")  # fmt: skip
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))

@@ -30,7 +30,7 @@ from embedded_gitlab import (
 )  # fmt: skip
 from embedded_gitlab.context import Context
 from embedded_gitlab.git_storage import GitStorage
-from embedded_gitlab.http import ApiError, PathSegments
+from embedded_gitlab.http import ApiError, Bodies, PathSegments
 from embedded_gitlab.queue import RunnerQueue
 from embedded_gitlab.registry_keys import RegistryKeys
 from embedded_gitlab.settings import Settings
@@ -53,6 +53,7 @@ def open_context(settings: Settings) -> Context:
         Traces(directory / "traces"),
         RunnerQueue(),
         RegistryKeys(directory),
+        Bodies(settings.bodies_limit_bytes),
     )
     file = directory / CREDENTIALS_FILE
     if context.store.one("SELECT 1 FROM users") is None:

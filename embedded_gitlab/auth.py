@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 
 from embedded_gitlab import tokens
-from embedded_gitlab.http import ApiError, failure, not_found, number, segment
+from embedded_gitlab.http import ApiError, failure, identifier, not_found, number, segment
 from embedded_gitlab.store import Row, Store, now
 
 ALL_SCOPES = (
@@ -121,7 +121,7 @@ def by_basic(store: Store, request: Request) -> Identity | None:
 def find_project(store: Store, reference: str) -> Row | None:
     """A project by id or by full path."""
     if reference.isascii() and reference.isdigit():
-        return store.one("SELECT * FROM projects WHERE id = ?", int(reference[:18]))
+        return store.one("SELECT * FROM projects WHERE id = ?", identifier(reference))
     return store.one("SELECT * FROM projects WHERE full_path = ?", reference)
 
 

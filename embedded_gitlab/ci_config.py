@@ -1,8 +1,6 @@
-"""``.gitlab-ci.yml``: what is understood is checked and kept, what isn't is refused by name.
+"""``.gitlab-ci.yml``: what is understood is checked and kept, what isn't is refused by name (ci_keywords).
 
-Understood: stages, variables, default; in a job image, services, variables, tags, stage, before_script,
-script, after_script, allow_failure, when, timeout, rules (if, when, allow_failure, variables), only (branch
-names, patterns, branches, tags, pushes, api, web). Errors are in GitLab's words where it has any.
+Errors are in GitLab's words where it has any. Limits are GitLab's or smaller, so that no file takes long.
 """
 
 from __future__ import annotations
@@ -14,46 +12,21 @@ from typing import Any
 
 import yaml
 
+from embedded_gitlab.ci_expression import ExpressionError, Pattern, check
+from embedded_gitlab.ci_keywords import HANDLED, sorted_out
+
 PRE, POST = ".pre", ".post"
 DEFAULT_STAGES = ("build", "test", "deploy")
-_SHARED_KEYS = ("image", "services", "before_script", "after_script")
-_DEFAULT_KEYS = (*_SHARED_KEYS, "tags", "timeout")
-_JOB_KEYS = (*_DEFAULT_KEYS, "script", "stage", "variables", "allow_failure", "when", "rules", "only")
-_KNOWN_TO_GITLAB = frozenset(
-    [
-        "artifacts",
-        "cache",
-        "coverage",
-        "dast_configuration",
-        "dependencies",
-        "environment",
-        "except",
-        "extends",
-        "hooks",
-        "id_tokens",
-        "identity",
-        "inherit",
-        "interruptible",
-        "manual_confirmation",
-        "needs",
-        "pages",
-        "parallel",
-        "publish",
-        "release",
-        "resource_group",
-        "retry",
-        "run",
-        "secrets",
-        "start_in",
-        "trigger",
-    ]
-)
-_GLOBAL_KNOWN_TO_GITLAB = frozenset(["include", "workflow", "spec", "cache", "types", "pages"])
-_WHEN = ("on_success", "on_failure", "always", "manual", "never")
-_MAX_BYTES, _MAX_JOBS, _MAX_DEPTH = 1024 * 1024, 500, 20
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+_WHEN = ("on_success", "on_failure", "always", "manual")
+_MAX_BYTES, _MAX_YAML_DEPTH, _MAX_ALIASES, _MAX_MERGED = 128 * 1024, 100, 100, 5000
+"""GitLab's are 2 MiB (max_yaml_size_bytes) and 100 levels (max_yaml_depth)."""
+_MAX_JOBS, _MAX_NESTED, _MAX_LINES, _MAX_NAME_CHARS = 200, 10, 5000, 255
+MAX_TIMEOUT_S = 2629746
+"""A month, as GitLab counts it (Project::MAX_BUILD_TIMEOUT)."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 _UNITS = {"": 1, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600,
           "hour": 3600, "d": 86400, "day": 86400, "w": 604800, "week": 604800}  # fmt: skip
+_NO_JOB = "config should implement the script:, run:, or trigger: keyword"
 
 
 class ConfigError(ValueError):
@@ -97,22 +70,19 @@ class CiConfig:
 def parse(content: bytes) -> CiConfig:
     """Read a ``.gitlab-ci.yml``. Raises ConfigError naming every keyword that is wrong or not supported."""
     data = _load(content)
-    errors: list[str] = []
+    errors = [_unsupported(name) for name in sorted_out("", list(data))[0]]
     stages = [PRE, *_stages(data.get("stages", list(DEFAULT_STAGES))), POST]
     default = _defaults(data)
-    variables = _variables(data.get("variables"), "variables")
-    reserved = {"stages", "variables", "default", *_SHARED_KEYS}
+    variables = _variables(data.get("variables", {}), "variables")
     jobs: list[JobDefinition] = []
-    for key, value in data.items():
-        name = str(key)
-        if key in reserved or (name.startswith(".") and isinstance(value, dict | list)):
+    for name, value in data.items():
+        if name in HANDLED[""].split() or (name.startswith(".") and isinstance(value, dict | list)):
             continue
-        try:
-            if name in _GLOBAL_KNOWN_TO_GITLAB:
-                raise ConfigError(f"{name} is a keyword that this GitLab does not support")
-            jobs.append(_job(name, value, default, stages))
-        except ConfigError as error:
-            errors += error.errors
+        if not sorted_out("", [name])[0]:
+            try:
+                jobs.append(_job(name, value, default, stages))
+            except ConfigError as error:
+                errors += error.errors
     if not jobs and not errors:
         errors.append("jobs config should contain at least one visible job")
     if len(jobs) > _MAX_JOBS:
@@ -124,42 +94,70 @@ def parse(content: bytes) -> CiConfig:
 
 def duration(text: object) -> int:
     """Seconds of ``1h 30m``, ``90 minutes`` or a number, as ``timeout`` takes them. Raises ConfigError."""
-    if isinstance(text, int) and not isinstance(text, bool):
-        return text
-    cleaned = str(text).lower().replace(" and ", " ").strip()
+    cleaned = str(text)[:_MAX_NAME_CHARS].lower().replace(" and ", " ").strip()
     parts = _DURATION.findall(cleaned)
-    total = 0.0
-    for amount, unit in parts:
-        scale = _UNITS.get(unit) or _UNITS.get(unit.rstrip("s"))
-        if scale is None:
-            raise ConfigError("timeout config should be a duration")
-        total += float(amount) * scale
-    if not parts or _DURATION.sub("", cleaned).strip(" ,") or total <= 0:
+    scales = [_UNITS.get(unit) or _UNITS.get(unit.rstrip("s")) for _, unit in parts]
+    total = sum(float(amount) * (scale or 0) for (amount, _), scale in zip(parts, scales, strict=True))
+    if None in scales or _DURATION.sub("", cleaned).strip(" ,") or total <= 0:
         raise ConfigError("timeout config should be a duration")
+    if total > MAX_TIMEOUT_S:
+        raise ConfigError("timeout config should not exceed the limit")
     return int(total)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as GitLab reads it; anchors are bounded by the size of the file."""
+class _Loader(yaml.CSafeLoader):
+    """YAML 1.1 as GitLab reads it."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys copy: without a limit a few lines of them would fill the memory."""
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > _MAX_MERGED + _MAX_BYTES // 4:
+            raise ConfigError("The parsed YAML is too big")
 
 
-def _load(content: bytes) -> dict[Any, Any]:
-    if len(content) > _MAX_BYTES:
-        raise ConfigError("The parsed YAML is too big")
+def _reference(_: _Loader, __: yaml.Node) -> object:
+    raise ConfigError(_unsupported("!reference"))
+
+
+_Loader.add_constructor("!reference", _reference)
+
+
+def _load(content: bytes) -> dict[str, Any]:
     try:
         text = content.decode()
-        if text.count("*") > 100 and sum(1 for t in yaml.scan(text) if isinstance(t, yaml.AliasToken)) > 100:
-            raise ConfigError("The parsed YAML is too big")
-        data = yaml.load(text, _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+        _measure(text)
+        documents = list(yaml.load_all(text, _Loader))
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"Invalid configuration format: {_yaml_problem(error)}") from None
-    except RecursionError:
-        raise ConfigError("The parsed YAML is too deep") from None
-    if not isinstance(data, dict):
+    if documents and isinstance(documents[0], dict) and "spec" in documents[0]:
+        raise ConfigError(_unsupported("spec"))
+    if len(documents) > 1:
+        raise ConfigError("a second YAML document is not supported by this GitLab")
+    if not documents or not isinstance(documents[0], dict):
         raise ConfigError("Invalid configuration format")
-    return data
+    return {str(key).lower() if isinstance(key, bool) else str(key): v for key, v in documents[0].items()}
+
+
+def _measure(text: str) -> None:
+    """Refuse what would take long or deep, before anything is built: events cost little and don't nest."""
+    if len(text) > _MAX_BYTES:
+        raise ConfigError("The parsed YAML is too big")
+    depth = aliases = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > _MAX_YAML_DEPTH:
+            raise ConfigError("The parsed YAML is too deep")
+        if aliases > _MAX_ALIASES:
+            raise ConfigError("The parsed YAML is too big")
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -168,75 +166,82 @@ def _yaml_problem(error: Exception) -> str:
     return f"{getattr(error, 'problem', None) or error}{where}"
 
 
+def _unsupported(where: str) -> str:
+    return f"{where} is a keyword that this GitLab does not support"
+
+
+def _check_keys(where: str, given: Mapping[Any, Any], place: str) -> None:
+    refused, unknown = sorted_out(place, [str(key) for key in given])
+    errors = [f"{where} config contains unknown keys: {', '.join(unknown)}"] if unknown else []
+    errors += [_unsupported(f"{where}:{key}") for key in refused]
+    if errors:
+        raise ConfigError(*errors)
+
+
 def _stages(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(stage, str) for stage in value):
         raise ConfigError("stages config should be an array of strings")
     return [stage for stage in dict.fromkeys(value) if stage not in (PRE, POST)]
 
 
-def _defaults(data: Mapping[Any, Any]) -> dict[str, Any]:
+def _defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     given = data.get("default") or {}
     if not isinstance(given, dict):
         raise ConfigError("default config should be a hash")
-    _refuse_unknown("default", given, _DEFAULT_KEYS)
-    top = {key: data[key] for key in _SHARED_KEYS if key in data}
+    _check_keys("default", given, "default")
+    top = {key: data[key] for key in HANDLED["default"].split() if key in data and key in HANDLED[""].split()}
     if both := sorted(set(top) & set(given)):
         raise ConfigError(f"{both[0]} is defined in top-level and `default:` entry")
     return {**top, **given}
 
 
-def _refuse_unknown(where: str, given: Mapping[Any, Any], known: tuple[str, ...]) -> None:
-    unknown = [str(key) for key in given if key not in known]
-    foreign = [key for key in unknown if key not in _KNOWN_TO_GITLAB]
-    errors = []
-    if foreign:
-        errors.append(f"{where} config contains unknown keys: {', '.join(foreign)}")
-    errors += [
-        f"{where}:{key} is a keyword that this GitLab does not support"
-        for key in unknown
-        if key in _KNOWN_TO_GITLAB
-    ]
-    if errors:
-        raise ConfigError(*errors)
-
-
 def _job(name: str, value: object, default: Mapping[str, Any], stages: list[str]) -> JobDefinition:
-    where = f"jobs:{name}"
+    where = f"jobs:{name[:_MAX_NAME_CHARS]}"
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} config should implement the script:, run:, or trigger: keyword")
-    _refuse_unknown(where, value, _JOB_KEYS)
+        raise ConfigError(f"{where} {_NO_JOB}")
+    _check_keys(where, value, "job")
     if "script" not in value:
-        raise ConfigError(f"{where} config should implement the script:, run:, or trigger: keyword")
+        raise ConfigError(f"{where} {_NO_JOB}")
+    if not name or len(name) > _MAX_NAME_CHARS:
+        problem = f"is too long (maximum is {_MAX_NAME_CHARS} characters)" if name else "can't be blank"
+        raise ConfigError(f"{where} name {problem}")
     job = {**default, **value}
+    if not (script := _script(job["script"], f"{where}:script")):
+        raise ConfigError(f"{where} script can't be blank")
     stage = job.get("stage", "test")
-    if stage not in stages:
+    if not isinstance(stage, str) or stage not in stages:
         raise ConfigError(
             f"{name} job: chosen stage {stage} does not exist; available stages are {', '.join(stages)}"
         )
-    if "rules" in job and ("only" in job or "when" in value):
-        other = "only" if "only" in job else "when"
-        raise ConfigError(f"{where} config key may not be used with `rules`: {other}")
-    when = job.get("when", "on_success")
-    if when not in _WHEN:
-        raise ConfigError(f"{where} when should be one of: {', '.join(_WHEN)}")
+    if "rules" in job and "only" in job:
+        raise ConfigError(f"{where} config key may not be used with `rules`: only")
+    when = _when(job.get("when", "on_success"), where, _WHEN)
     allow, codes = _allow_failure(job.get("allow_failure", when == "manual" and "rules" not in job), where)
     return JobDefinition(
         name=name,
         stage=stage,
-        script=_script(job["script"], f"{where}:script"),
+        script=script,
         before_script=_script(job.get("before_script", []), f"{where}:before_script"),
         after_script=_script(job.get("after_script", []), f"{where}:after_script"),
         image=_image(job["image"], f"{where}:image") if job.get("image") is not None else None,
         services=_services(job.get("services") or [], f"{where}:services"),
-        variables=_variables(job.get("variables"), f"{where}:variables"),
+        variables=_variables(job.get("variables", {}), f"{where}:variables"),
         tags=_strings(job.get("tags", []), f"{where}:tags"),
         when=when,
         allow_failure=allow,
         allow_failure_exit_codes=codes,
         timeout=duration(job["timeout"]) if job.get("timeout") is not None else None,
-        rules=_rules(job["rules"], f"{where}:rules") if "rules" in job else None,
+        rules=_rules(job["rules"], where, when) if "rules" in job else None,
         only=_only(job["only"], f"{where}:only") if "only" in job else None,
     )
+
+
+def _when(value: object, where: str, allowed: tuple[str, ...]) -> str:
+    if value == "delayed":
+        raise ConfigError(_unsupported(f"{where}:when:delayed"))
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(f"{where} when should be one of: {', '.join(allowed)}")
+    return value
 
 
 def _strings(value: object, where: str) -> list[str]:
@@ -245,49 +250,59 @@ def _strings(value: object, where: str) -> list[str]:
     return list(value)
 
 
-def _script(value: object, where: str, depth: int = 0) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or depth > _MAX_DEPTH:
+def _script(value: object, where: str) -> list[str]:
+    return [value] if isinstance(value, str) and value else _flat(value, where, str, "strings")
+
+
+def _flat(value: object, where: str, kind: type, what: str, depth: int = 1) -> list[Any]:
+    """A list of ``kind`` in which lists may be nested, as YAML anchors make them."""
+    if not isinstance(value, list) or depth > _MAX_NESTED:
         raise ConfigError(
-            f"{where} config should be a string or a nested array of strings up to 10 levels deep"
+            f"{where} config should be a string or a nested array of {what} up to 10 levels deep"
         )
-    lines: list[str] = []
+    flat: list[Any] = []
     for item in value:
-        lines += _script(item, where, depth + 1)
-    return lines
+        flat += [item] if isinstance(item, kind) else _flat(item, where, kind, what, depth + 1)
+        if len(flat) > _MAX_LINES:
+            raise ConfigError(f"{where} config is too big")
+    return flat
 
 
 def _variables(value: object, where: str) -> dict[str, str]:
-    if value is None:
-        return {}
     if not isinstance(value, dict):
         raise ConfigError(f"{where} config should be a hash of key value pairs")
     result: dict[str, str] = {}
     for key, entry in value.items():
         if isinstance(entry, dict):
-            if unknown := sorted(set(map(str, entry)) - {"value", "description"}):
-                raise ConfigError(f"{where}:{key} config uses invalid data keys: {', '.join(unknown)}")
-            entry = entry.get("value", "")
-        if isinstance(entry, list) or entry is None:
-            raise ConfigError(f"{where} config should be a hash of key value pairs")
-        result[str(key)] = str(entry).lower() if isinstance(entry, bool) else str(entry)
+            refused, unknown = sorted_out("variables", [str(k) for k in entry])
+            if refused:
+                raise ConfigError(*(_unsupported(f"{where}:{key}:{name}") for name in refused))
+            if unknown or (":" in where and "description" in entry):
+                extra = ", ".join([*unknown, *(k for k in entry if k == "description" and ":" in where)])
+                raise ConfigError(f"{where}:{key} config uses invalid data keys: {extra}")
+            entry = entry.get("value") if entry.get("value") is not None else ""
+        if isinstance(entry, bool) or not isinstance(entry, str | int | float):
+            raise ConfigError(f"{where}:{key} variable definition must be either a string or a hash")
+        result[str(key)] = str(entry)
     return result
 
 
-def _image(value: object, where: str) -> dict[str, Any]:
+def _image(value: object, where: str, place: str = "image") -> dict[str, Any]:
     entry = {"name": value} if isinstance(value, str) else value
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+    if not isinstance(entry, dict):
         raise ConfigError(f"{where} config should be a hash or a string")
-    if unknown := sorted(set(map(str, entry)) - {"name", "entrypoint", "pull_policy"}):
-        raise ConfigError(f"{where} config contains unknown or unsupported keys: {', '.join(unknown)}")
-    policy = entry.get("pull_policy")
+    _check_keys(where, entry, place)
+    if not isinstance(entry.get("name"), str) or not entry["name"]:
+        raise ConfigError(f"{where} name should be a string")
+    policy, entrypoint = entry.get("pull_policy"), entry.get("entrypoint")
+    policies = [policy] if isinstance(policy, str) else policy
+    known = ("always", "never", "if-not-present")
+    if policies is not None and not (policies and all(one in known for one in _strings(policies, where))):
+        raise ConfigError(f"{where} pull policy should be one of: {', '.join(known)}")
     return {
         "name": entry["name"],
-        "entrypoint": _strings(entry["entrypoint"], f"{where}:entrypoint")
-        if entry.get("entrypoint")
-        else None,
-        "pull_policy": [policy] if isinstance(policy, str) else policy,
+        "entrypoint": _strings(entrypoint, f"{where}:entrypoint") if entrypoint is not None else None,
+        "pull_policy": policies,
     }
 
 
@@ -297,20 +312,15 @@ def _services(value: object, where: str) -> list[dict[str, Any]]:
     services = []
     for entry in value:
         extra = entry if isinstance(entry, dict) else {}
-        image = _image(
-            {k: v for k, v in extra.items() if k not in ("alias", "command", "variables")} or entry, where
-        )
-        if extra.get("alias") is not None and not isinstance(extra["alias"], str):
+        alias, command = extra.get("alias"), extra.get("command")
+        if alias is not None and not isinstance(alias, str):
             raise ConfigError(f"{where}:service alias should be a string")
-        command = extra.get("command")
         services.append(
             {
-                **image,
-                "alias": extra.get("alias"),
-                "command": _strings([command] if isinstance(command, str) else command, f"{where}:command")
-                if command is not None
-                else None,
-                "variables": _variables(extra.get("variables"), f"{where}:variables"),
+                **_image(entry, where, "services"),
+                "alias": alias,
+                "command": None if command is None else _strings(command, f"{where}:command"),
+                "variables": _variables(extra.get("variables", {}), f"{where}:variables"),
             }
         )
     return services
@@ -326,27 +336,42 @@ def _allow_failure(value: object, where: str) -> tuple[bool, list[int]]:
     raise ConfigError(f"{where} allow failure should be a boolean value or a hash of exit_codes")
 
 
-def _rules(value: object, where: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where} config should be an array of hashes")
-    for rule in value:
-        if not isinstance(rule, dict):
-            raise ConfigError(f"{where}:rule config should be a hash")
-        if unknown := [str(key) for key in rule if key not in ("if", "when", "allow_failure", "variables")]:
-            raise ConfigError(
-                f"{where}:rule config contains unknown or unsupported keys: {', '.join(unknown)}"
-            )
-        if rule.get("when", "on_success") not in _WHEN:
-            raise ConfigError(f"{where}:rule when should be one of: {', '.join(_WHEN)}")
-        if not isinstance(rule.get("allow_failure", False), bool):
-            raise ConfigError(f"{where}:rule allow failure should be a boolean value")
-        _variables(rule.get("variables"), f"{where}:rule:variables")
-    return list(value)
+def _rules(value: object, where: str, default_when: str) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = []
+    for rule in _flat(value, f"{where}:rules", dict, "hashes"):
+        _check_keys(f"{where}:rules:rule", rule, "rules")
+        try:
+            if rule.get("if") is not None:
+                check(rule["if"] if isinstance(rule["if"], str) else "")
+        except ExpressionError as error:
+            raise ConfigError(f"{where}:rules:rule if {error}") from None
+        allow = rule.get("allow_failure")
+        if allow is not None and not isinstance(allow, bool):
+            raise ConfigError(f"{where}:rules:rule allow failure should be a boolean value")
+        rules.append(
+            {
+                "if": rule.get("if"),
+                "when": _when(rule.get("when") or default_when, f"{where}:rules:rule", (*_WHEN, "never")),
+                "allow_failure": allow,
+                "variables": _variables(rule.get("variables", {}), f"{where}:rules:rule:variables"),
+            }
+        )
+    if not rules:
+        raise ConfigError(f"{where}:rules config can't be blank")
+    return rules
 
 
 def _only(value: object, where: str) -> list[str]:
     if isinstance(value, dict):
-        if unknown := [str(key) for key in value if key != "refs"]:
-            raise ConfigError(f"{where} config contains unknown or unsupported keys: {', '.join(unknown)}")
+        _check_keys(where, value, "only")
         value = value.get("refs", [])
-    return _strings([value] if isinstance(value, str) else value, where)
+    entries = _strings([value] if isinstance(value, str) else value, where)
+    for entry in entries:
+        if entry.startswith("/"):
+            try:
+                Pattern(entry)
+            except ExpressionError:
+                raise ConfigError(
+                    f"{where} config should be an array of strings or regular expressions"
+                ) from None
+    return entries

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 
 from embedded_gitlab.git_storage import GitStorage
-from embedded_gitlab.http import parameters
+from embedded_gitlab.http import Bodies, parameters
 from embedded_gitlab.queue import RunnerQueue
 from embedded_gitlab.registry_keys import RegistryKeys
 from embedded_gitlab.settings import Settings
@@ -25,10 +26,12 @@ class Context:
     traces: Traces
     queue: RunnerQueue
     keys: RegistryKeys
+    bodies: Bodies
 
-    async def parameters(self, request: Request) -> dict[str, object]:
+    async def parameters(self, request: Request, limit_bytes: int | None = None) -> dict[str, Any]:
         """Query and body of an API request."""
-        return await parameters(request, self.settings.body_limit_bytes)
+        limit = self.settings.body_limit_bytes if limit_bytes is None else limit_bytes
+        return await parameters(request, await self.bodies.read(request, limit))
 
     def url(self, path: str) -> str:
         """An absolute address on this GitLab."""

@@ -18,6 +18,7 @@ from embedded_gitlab import auth
 from embedded_gitlab.auth import Identity
 from embedded_gitlab.context import Context, of
 from embedded_gitlab.git_storage import ZERO_SHA
+from embedded_gitlab.http import ApiError
 from embedded_gitlab.repository import pushed
 from embedded_gitlab.store import Row
 
@@ -171,14 +172,16 @@ async def _feed(request: Request, process: Any, limit: int) -> None:
     inflate, total = zlib.decompressobj(wbits=31), 0
     try:
         async for chunk in request.stream():
-            data = inflate.decompress(chunk, limit) if packed else chunk
-            total += len(data)
-            if total > limit:
-                _kill(process)
-                return
-            process.stdin.write(data)
-            await asyncio.wait_for(process.stdin.drain(), _IDLE_S)
-    except (ConnectionError, ClientDisconnect, zlib.error, TimeoutError):
+            while chunk:
+                data = inflate.decompress(chunk, _PIECE) if packed else chunk
+                chunk = inflate.unconsumed_tail if packed else b""
+                total += len(data)
+                if total > limit:
+                    _kill(process)
+                    return
+                process.stdin.write(data)
+                await asyncio.wait_for(process.stdin.drain(), _IDLE_S)
+    except (ConnectionError, ClientDisconnect, ApiError, zlib.error, TimeoutError):
         _kill(process)
     finally:
         process.stdin.close()

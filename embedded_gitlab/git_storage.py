@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import shutil
 import subprocess
 import time
@@ -16,12 +17,14 @@ from typing import Any
 from dulwich.index import commit_tree
 from dulwich.object_store import iter_tree_contents, tree_lookup_path
 from dulwich.objects import Blob, Commit
-from dulwich.refs import check_ref_format
 from dulwich.repo import Repo
 
 ZERO_SHA = "0" * 40
 _FILE, _EXECUTABLE = 0o100644, 0o100755
 _GIT_S = 20
+_NOT_IN_REFS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
+_MAX_REF_BYTES = 1000
+_CONFLICT = "Could not create the branch: its name is the beginning of another's, or the other way round"
 
 
 class GitError(Exception):
@@ -140,8 +143,11 @@ class GitStorage:
         with closing(self._open(project_id)) as repo:
             if sha is None:
                 repo.refs.remove_if_equals(name.encode(), None)
-            else:
+                return
+            try:
                 repo.refs[name.encode()] = sha.encode()
+            except OSError:
+                raise GitError(_CONFLICT) from None
 
     def commit(
         self,
@@ -157,7 +163,7 @@ class GitStorage:
         Raises GitError with GitLab's words, and then nothing has changed.
         """
         ref = f"refs/heads/{branch}".encode()
-        if not check_ref_format(ref) or branch.startswith(("-", "refs/")):
+        if not valid_branch(branch):
             raise GitError("Branch name is invalid")
         with closing(self._open(project_id)) as repo:
             before = repo.refs.as_dict(b"refs/heads").get(branch.encode())
@@ -176,17 +182,35 @@ class GitStorage:
             commit = Commit()
             commit.tree = commit_tree(repo.object_store, [(p, s, m) for p, (m, s) in files.items()])
             commit.parents = [parent] if parent else []
-            commit.author = commit.committer = f"{author[0]} <{author[1]}>".encode()
+            name, email = (re.sub(r"[<>\n\0]", "", part) for part in author)
+            commit.author = commit.committer = f"{name} <{email}>".encode()
             commit.author_time = commit.commit_time = int(time.time())
             commit.author_timezone = commit.commit_timezone = 0
-            commit.message = message.encode()
+            commit.message = message.replace("\0", "").encode()
             repo.object_store.add_object(commit)
-            if not repo.refs.set_if_equals(ref, before, commit.id):
+            try:
+                moved = repo.refs.set_if_equals(ref, before, commit.id)
+            except OSError:
+                raise GitError(_CONFLICT) from None
+            if not moved:
                 raise GitError("Could not update branch. Please refresh and try again.")
             return _info(commit), (before or ZERO_SHA.encode()).decode()
 
     def _open(self, project_id: int) -> Repo:
         return Repo(str(self.path(project_id)))
+
+
+def valid_branch(name: str) -> bool:
+    """Whether ``name`` may be a branch: git-check-ref-format(1) and Gitlab::GitRefValidator."""
+    if name in ("", "@", "HEAD") or name.startswith(("-", "refs/heads/", "refs/remotes/", "refs/tags/")):
+        return False
+    if name.endswith(".") or any(bad in name for bad in ("..", "@{", "//")) or _NOT_IN_REFS.search(name):
+        return False
+    parts = name.split("/")
+    return len(name.encode()) <= _MAX_REF_BYTES and all(
+        part and not part.startswith(".") and not part.endswith(".lock") and len(part.encode()) <= 200
+        for part in parts
+    )
 
 
 def valid_path(path: str) -> bool:

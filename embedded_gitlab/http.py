@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
@@ -14,6 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embedded_gitlab.store import Row
 
+_WHOLE = re.compile(r"-?[0-9]{1,15}")
+_MAX_FIELDS = 1000
 ENCODED_SLASH = "\x01"
 """Stands for an encoded slash within one path segment while a request is routed."""
 
@@ -76,36 +80,54 @@ def segment(request: Request, name: str) -> str:
 def number(request: Request, name: str) -> int:
     """A numeric path parameter; GitLab answers 400 to anything else."""
     text = segment(request, name)
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
+    if not text.isascii() or not text.isdigit():
         raise invalid(f"{name} is invalid")
-    return int(text)
+    return identifier(text) or 0
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, or 413 as soon as it is known to be larger than ``limit`` bytes."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
-        raise failure(413, "413 Request Entity Too Large")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+def identifier(digits: str) -> int | None:
+    """An id, or None where no row can have it: ids are 64-bit numbers."""
+    return int(digits) if len(digits) <= 18 else None
+
+
+class Bodies:
+    """Reads bodies, and knows how much memory all of them take together."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._free_bytes = limit_bytes
+
+    async def read(self, request: Request, limit: int) -> bytes:
+        """The whole body. 413 when it is known to be larger than ``limit``, 429 where all are too much."""
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared[:18]) > limit:
             raise failure(413, "413 Request Entity Too Large")
-    return bytes(body)
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self._free_bytes -= len(chunk)
+                if len(body) > limit:
+                    raise failure(413, "413 Request Entity Too Large")
+                if self._free_bytes < 0:
+                    raise failure(429, "429 Too Many Requests")
+        finally:
+            self._free_bytes += len(body)
+        return bytes(body)
 
 
-async def parameters(request: Request, limit: int) -> dict[str, Any]:
+async def parameters(request: Request, body: bytes) -> dict[str, Any]:
     """Query and body (JSON or form) in one dict; ``key[]`` makes a list, ``key[sub]`` a dict."""
     values: dict[str, Any] = {}
     for key, value in request.query_params.multi_items():
         _put(values, key, value)
-    body = await read_body(request, limit)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if not body:
         return values
     if kind == "application/json":
         try:
-            parsed = json.loads(body)
+            parsed = json.loads(body.decode())
+            if b"\\u" in body:
+                json.dumps(parsed, ensure_ascii=False).encode()  # a lone surrogate is no character
         except (ValueError, RecursionError):
             raise invalid("message body does not match declared format") from None
         if not isinstance(parsed, dict):
@@ -125,10 +147,10 @@ async def _form(request: Request, kind: str, body: bytes) -> list[tuple[str, str
 
     try:
         if kind == "application/x-www-form-urlencoded":
-            return parse_qsl(body.decode(), keep_blank_values=True)
+            return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
         form = await MultiPartParser(request.headers, whole_body(), max_files=1).parse()
         return [(key, value) for key, value in form.multi_items() if isinstance(value, str)]
-    except (ValueError, MultiPartException):
+    except (ValueError, LookupError, MultiPartException):
         raise invalid("message body does not match declared format") from None
 
 
@@ -175,15 +197,9 @@ def whole(values: Mapping[str, Any], key: str, default: int | None = None) -> in
     value = values.get(key)
     if value is None or value == "":
         return default
-    try:
-        if isinstance(value, bool | float):
-            raise ValueError
-        parsed = int(value)
-    except (TypeError, ValueError):
-        raise invalid(f"{key} is invalid") from None
-    if abs(parsed) > 2**53:
+    if isinstance(value, bool) or not isinstance(value, str | int) or not _WHOLE.fullmatch(str(value)):
         raise invalid(f"{key} is invalid")
-    return parsed
+    return int(value)
 
 
 def names(values: Mapping[str, Any], key: str) -> list[str]:
@@ -209,7 +225,7 @@ def paginate(
         raise invalid("per_page does not have a valid value")
     per_page = min(per_page, 100)
     total = len(rows)
-    pages = max(1, -(-total // per_page))
+    pages = max(1, math.ceil(total / per_page))
     headers = {
         "X-Page": str(page),
         "X-Per-Page": str(per_page),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
 
 from embedded_gitlab import pipelines, tokens
 from embedded_gitlab.context import Context
@@ -14,7 +14,7 @@ FAILURE_REASONS = (
     "missing_dependency_failure", "runner_unsupported", "stale_schedule", "job_execution_timeout",
     "archived_failure", "unmet_prerequisites", "scheduler_failure", "data_integrity_failure",
     "forward_deployment_failure", "user_blocked", "project_deleted", "ci_quota_exceeded",
-    "trace_size_exceeded", "runner_provisioning_timeout",
+    "trace_size_exceeded", "runner_provisioning_timeout", "runner_interrupted",
 )  # fmt: skip
 """Any other reason from a runner becomes unknown_failure."""
 
@@ -81,69 +81,76 @@ def finish(
     pipelines.advance(context, job["pipeline_id"])
 
 
-def cancel(context: Context, job: Row) -> Row:
-    """Cancel a job. A runner that can be told gently (feature cancel_gracefully) gets to end it itself."""
+def cancel(context: Context, pipeline_id: int, jobs: Sequence[Row]) -> None:
+    """Cancel jobs of a pipeline. A runner that can be told gently (cancel_gracefully) ends its job itself."""
     store = context.store
-    if job["status"] in ("created", "pending", "manual"):
-        store.update("jobs", job["id"], status="canceled", finished_at=now())
-    elif job["status"] == "running":
-        manager = store.one("SELECT * FROM runner_managers WHERE id = ?", job["manager_id"])
-        gentle = manager is not None and json.loads(manager["features"]).get("cancel_gracefully")
-        if gentle:
-            store.update("jobs", job["id"], status="canceling")
-        else:
-            store.update("jobs", job["id"], status="canceled", finished_at=now())
-    pipelines.advance(context, job["pipeline_id"])
-    return store.get("jobs", job["id"])
+    with store.transaction():
+        for job in jobs:
+            manager = store.one("SELECT * FROM runner_managers WHERE id = ?", job["manager_id"])
+            gentle = manager is not None and json.loads(manager["features"]).get("cancel_gracefully")
+            if job["status"] == "running" and gentle:
+                store.update("jobs", job["id"], status="canceling")
+            elif job["status"] in pipelines.CANCELABLE:
+                store.update("jobs", job["id"], status="canceled", finished_at=now())
+        pipelines.advance(context, pipeline_id)
 
 
 def play(context: Context, job: Row) -> Row:
-    """Start a manual job."""
-    context.store.update("jobs", job["id"], status="pending", queued_at=now())
-    job = context.store.get("jobs", job["id"])
-    pipelines.advance(context, job["pipeline_id"])
+    """Start a manual job; what was skipped after it may follow."""
+    with context.store.transaction():
+        context.store.update("jobs", job["id"], status="pending", queued_at=now())
+        _revive(context, job["pipeline_id"], job["stage_index"])
     context.queue.tick(pipelines.runners_for(context, job))
-    return job
+    return context.store.get("jobs", job["id"])
 
 
 def retry(context: Context, job: Row, user: Row) -> Row:
-    """A new job in the place of a finished one; later stages that were skipped wait again."""
-    store = context.store
-    copy: dict[str, Any] = {
-        key: job[key]
-        for key in (
-            "pipeline_id",
-            "project_id",
-            "name",
-            "stage",
-            "stage_index",
-            "definition",
-            "tag_list",
-            "timeout",
-        )
-    }
-    with store.transaction():
-        store.update("jobs", job["id"], retried=True)
-        new = store.insert(
-            "jobs",
-            **copy,
-            status="pending",
-            allow_failure=json.loads(job["definition"])["allow_failure"],
-            token=tokens.job_token(),
-            user_id=user["id"],
-            created_at=now(),
-            queued_at=now(),
-        )
-        store.execute(
-            """UPDATE jobs SET status = 'created'
-               WHERE pipeline_id = ? AND stage_index > ? AND status = 'skipped'""",
-            job["pipeline_id"],
-            job["stage_index"],
-        )
-    row = store.get("jobs", new)
-    pipelines.advance(context, job["pipeline_id"])
-    context.queue.tick(pipelines.runners_for(context, row))
-    return row
+    """A new job in the place of a finished one. A manual one starts at once, as it was played before."""
+    with context.store.transaction():
+        new = _clone(context, job, user, played=True)
+        _revive(context, job["pipeline_id"], job["stage_index"])
+    return context.store.get("jobs", new)
+
+
+def retry_all(context: Context, pipeline_id: int, user: Row) -> None:
+    """New jobs for those that failed or were canceled; each waits for the stages before it, as at first."""
+    with context.store.transaction():
+        for job in context.store.all(
+            """SELECT * FROM jobs WHERE pipeline_id = ? AND NOT retried AND status IN ('failed', 'canceled')
+               ORDER BY id""",
+            pipeline_id,
+        ):
+            _clone(context, job, user, played=False)
+        _revive(context, pipeline_id, -1)
+
+
+_KEPT = ("pipeline_id", "project_id", "name", "stage", "stage_index", "tag_list", "timeout")
+
+
+def _clone(context: Context, job: Row, user: Row, *, played: bool) -> int:
+    definition = {**json.loads(job["definition"]), "played": played}
+    context.store.update("jobs", job["id"], retried=True)
+    return context.store.insert(
+        "jobs",
+        **{key: job[key] for key in _KEPT},
+        definition=json.dumps(definition),
+        status="created",
+        allow_failure=definition["allow_failure"],
+        token=tokens.job_token(),
+        user_id=user["id"],
+        created_at=now(),
+    )
+
+
+def _revive(context: Context, pipeline_id: int, after: int) -> None:
+    """Skipped jobs of later stages wait again, then all goes on (Ci::ResetSkippedJobsService)."""
+    context.store.execute(
+        """UPDATE jobs SET status = 'created'
+           WHERE pipeline_id = ? AND stage_index > ? AND status = 'skipped' AND NOT retried""",
+        pipeline_id,
+        after,
+    )
+    pipelines.advance(context, pipeline_id)
 
 
 def sweep(context: Context) -> None:

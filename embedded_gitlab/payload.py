@@ -7,6 +7,7 @@ from typing import Any
 
 from embedded_gitlab import variables
 from embedded_gitlab.context import Context
+from embedded_gitlab.expansion import Variable
 from embedded_gitlab.git_storage import ZERO_SHA
 from embedded_gitlab.jobs import FAILURE_REASONS
 from embedded_gitlab.store import Row
@@ -56,7 +57,7 @@ def build(context: Context, job: Row, runner: Row) -> dict[str, Any]:
 
 
 def _git_info(
-    context: Context, project: Row, pipeline: Row, job: Row, all_variables: list[variables.Variable]
+    context: Context, project: Row, pipeline: Row, job: Row, all_variables: list[Variable]
 ) -> dict[str, Any]:
     ref = pipeline["ref"]
     given = {v["key"]: v["value"] for v in all_variables}.get("GIT_DEPTH", "")

@@ -12,15 +12,9 @@ from starlette.routing import Route
 
 from embedded_gitlab import auth, jobs, pipelines, present
 from embedded_gitlab.context import Context, of
-from embedded_gitlab.http import (
-    failure,
-    forbidden,
-    invalid,
-    not_found,
-    paginate,
-    text,
-)
+from embedded_gitlab.http import failure, forbidden, invalid, not_found, paginate, text
 from embedded_gitlab.store import Row, now
+from embedded_gitlab.variables import variable
 
 _SEND_BYTES = 64 * 1024
 _STATUSES = frozenset(
@@ -47,6 +41,8 @@ async def create(request: Request) -> Response:
     identity = auth.require(context.store, request)
     project = _project(context, request, write=True)
     values = await context.parameters(request)
+    if values.get("inputs"):
+        raise invalid("inputs is a parameter that this GitLab does not support")
     given = _given_variables(values.get("variables"))
     try:
         row = pipelines.create(context, project, identity.user, text(values, "ref"), "api", given)
@@ -56,15 +52,14 @@ async def create(request: Request) -> Response:
 
 
 def _given_variables(given: Any) -> list[dict[str, Any]]:
-    if given is None:
-        return []
     if isinstance(given, dict):
         given = [{"key": key, "value": value} for key, value in given.items()]
-    if not isinstance(given, list) or not all(
-        isinstance(v, dict) and isinstance(v.get("key"), str) and "value" in v for v in given
-    ):
+    if not isinstance(given, list | None) or not all(isinstance(v, dict) for v in given or []):
         raise invalid("variables is invalid")
-    return given
+    return [
+        variable(text(v, "key"), text(v, "value"), public=False, file=text(v, "variable_type", "") == "file")
+        for v in given or []
+    ]
 
 
 async def list_pipelines(request: Request) -> Response:
@@ -115,11 +110,8 @@ async def cancel(request: Request) -> Response:
     """POST /projects/:id/pipelines/:pipeline_id/cancel."""
     context = of(request)
     row = _pipeline(context, request, write=True)
-    sql = "SELECT id FROM jobs WHERE pipeline_id = ? AND NOT retried ORDER BY stage_index DESC, id DESC"
-    for found in context.store.all(sql, row["id"]):
-        job = context.store.get("jobs", found["id"])
-        if job["status"] in ("created", "pending", "running"):
-            jobs.cancel(context, job)
+    found = context.store.all("SELECT * FROM jobs WHERE pipeline_id = ? AND NOT retried", row["id"])
+    jobs.cancel(context, row["id"], found)
     return JSONResponse(present.pipeline(context, context.store.get("pipelines", row["id"]), full=True))
 
 
@@ -128,9 +120,7 @@ async def retry(request: Request) -> Response:
     context = of(request)
     identity = auth.require(context.store, request)
     row = _pipeline(context, request, write=True)
-    sql = "SELECT * FROM jobs WHERE pipeline_id = ? AND NOT retried AND status IN ('failed', 'canceled')"
-    for job in context.store.all(sql, row["id"]):
-        jobs.retry(context, job, identity.user)
+    jobs.retry_all(context, row["id"], identity.user)
     return JSONResponse(present.pipeline(context, context.store.get("pipelines", row["id"]), full=True), 201)
 
 
@@ -214,9 +204,10 @@ async def act_on_job(request: Request) -> Response:
     row = _job(context, request, write=True)
     action = request.url.path.rsplit("/", 1)[-1]
     if action == "cancel":
-        if row["status"] not in pipelines.ALIVE:
+        if row["status"] not in pipelines.CANCELABLE:
             raise forbidden("Job is not cancelable")
-        row = jobs.cancel(context, row)
+        jobs.cancel(context, row["pipeline_id"], [row])
+        row = context.store.get("jobs", row["id"])
     elif action == "retry":
         if row["status"] not in ("success", "failed", "canceled") or row["retried"]:
             raise forbidden("Job is not retryable")

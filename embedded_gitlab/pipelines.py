@@ -1,21 +1,33 @@
-"""Pipelines: made from the file at a commit, driven stage by stage as their jobs end."""
+"""Pipelines: made from the file at a commit, driven stage by stage as their jobs end.
+
+After GitLab's Ci::CreatePipelineService, Ci::PipelineProcessing::AtomicProcessingService,
+Ci::ProcessBuildService and Gitlab::Ci::Status::Composite.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from embedded_gitlab import tokens, variables
 from embedded_gitlab.ci_config import CiConfig, ConfigError, JobDefinition, parse
-from embedded_gitlab.ci_expression import ExpressionError, evaluate, pattern
+from embedded_gitlab.ci_expression import ExpressionError, Pattern, evaluate
 from embedded_gitlab.context import Context
+from embedded_gitlab.expansion import ExpansionError, expanded, substituted
 from embedded_gitlab.store import Row, now
 
 CI_FILE = ".gitlab-ci.yml"
 FINISHED = ("success", "failed", "canceled", "skipped")
-ALIVE = ("created", "pending", "running", "canceling", "manual")
+CANCELABLE = ("created", "pending", "running")
+_STARTS_AFTER = {
+    "on_success": ("success", "skipped"),
+    "manual": ("success", "skipped"),
+    "on_failure": ("failed",),
+    "always": ("success", "failed", "skipped"),
+}
+"""When → the statuses of all earlier stages together after which a job starts; after others it is skipped."""
 _SKIP_MARKS = ("[ci skip]", "[skip ci]", "[ci-skip]", "[skip-ci]")
 
 
@@ -52,14 +64,8 @@ def create(
         raise PipelineRefused(*error.errors) from None
     if source == "push" and _says_skip(context, project, sha):
         return _insert(context, project, user, name, sha, tag, source, before_sha, skipped=True)
-    extra = [
-        variables.variable(
-            str(v["key"]), v["value"], public=False, file=v.get("variable_type") == "file", raw=False
-        )
-        for v in given
-    ]
     with context.store.transaction():
-        pipeline = _insert(context, project, user, name, sha, tag, source, before_sha, config, extra)
+        pipeline = _insert(context, project, user, name, sha, tag, source, before_sha, config, given)
         _add_jobs(context, project, pipeline, user, config)
         context.git.set_ref(project["id"], f"refs/pipelines/{pipeline['id']}", sha)
     advance(context, pipeline["id"])
@@ -112,22 +118,19 @@ def _insert(
 
 
 def _add_jobs(context: Context, project: Row, pipeline: Row, user: Row, config: CiConfig) -> None:
-    known = {
-        v["key"]: v["value"]
-        for v in [
-            *variables.of_pipeline(context, project, pipeline),
-            *(variables.variable(k, v) for k, v in config.variables.items()),
-            *variables.of_project(context, project, pipeline),
-            *json.loads(pipeline["variables"]),
-        ]
-    }
-    added = 0
+    scope, added = variables.scope(context, project, pipeline, user), 0
     for job in config.jobs:
-        chosen = _choose(job, {**known, **job.variables}, pipeline)
+        job = replace(job, variables={**config.variables, **job.variables})
+        known = variables.values(scope.of_job(asdict(job)))
+        chosen = _choose(job, known, pipeline)
         if chosen is None:
             continue
-        definition = asdict(chosen)
-        definition["variables"] = {**config.variables, **chosen.variables}
+        try:
+            expanded(scope.of_job(asdict(chosen)))
+        except ExpansionError as error:
+            raise PipelineRefused(f"{job.name}: {error}") from None
+        tags = [substituted(tag, known) for tag in chosen.tags]
+        definition = asdict(replace(chosen, tags=tags))
         _insert_job(context, project, pipeline, user, config.stages.index(job.stage), definition)
         added += 1
     if not added:
@@ -139,45 +142,37 @@ def _add_jobs(context: Context, project: Row, pipeline: Row, user: Row, config: 
 
 def _choose(job: JobDefinition, known: Mapping[str, str], pipeline: Row) -> JobDefinition | None:
     """The job with its matching rule applied, or None when it isn't part of this pipeline."""
-    from dataclasses import replace
-
     if job.only is not None and not any(_only_matches(entry, pipeline) for entry in job.only):
         return None
     if job.rules is None:
-        return None if job.when == "never" else job
+        return job
     for rule in job.rules:
         try:
-            if "if" in rule and not evaluate(str(rule["if"]), known):
+            if rule["if"] is not None and not evaluate(rule["if"], known):
                 continue
-        except ExpressionError as error:
-            raise PipelineRefused(f"jobs:{job.name}:rules:rule if {error}") from None
-        when = rule.get("when", "on_success")
-        if when == "never":
+        except ExpressionError:
+            continue  # as in GitLab: it was valid without values, and doesn't hold with them
+        if rule["when"] == "never":
             return None
-        extra = {str(k): str(v) for k, v in (rule.get("variables") or {}).items()}
         return replace(
             job,
-            when=when,
-            allow_failure=rule.get("allow_failure", job.allow_failure),
-            variables={**job.variables, **extra},
+            when=rule["when"],
+            allow_failure=job.allow_failure if rule["allow_failure"] is None else rule["allow_failure"],
+            allow_failure_exit_codes=job.allow_failure_exit_codes if rule["allow_failure"] is None else [],
+            variables={**job.variables, **rule["variables"]},
         )
     return None
 
 
 def _only_matches(entry: str, pipeline: Row) -> bool:
-    kinds = {
-        "branches": not pipeline["tag"],
-        "tags": bool(pipeline["tag"]),
-        "pushes": "push",
-        "api": "api",
-        "web": "web",
-    }
+    kinds = {"branches": not pipeline["tag"], "tags": bool(pipeline["tag"])}
+    sources = {"pushes": "push", "api": "api", "web": "web"}
     if entry in kinds:
-        kind = kinds[entry]
-        return kind if isinstance(kind, bool) else pipeline["source"] == kind
-    if len(entry) > 2 and entry[0] == "/":
-        text, _, flags = entry[1:].rpartition("/")
-        return pattern(text, flags).search(pipeline["ref"]) is not None
+        return kinds[entry]
+    if entry in sources:
+        return bool(pipeline["source"] == sources[entry])
+    if entry.startswith("/"):
+        return Pattern(entry).matches(pipeline["ref"])
     return bool(entry == pipeline["ref"])
 
 
@@ -210,36 +205,26 @@ def advance(context: Context, pipeline_id: int) -> None:
         jobs = store.all(
             "SELECT * FROM jobs WHERE pipeline_id = ? AND NOT retried ORDER BY stage_index, id", pipeline_id
         )
-        by_stage: dict[int, list[Row]] = {}
-        for job in jobs:
-            by_stage.setdefault(job["stage_index"], []).append(job)
-        failed = False
-        for _, stage in sorted(by_stage.items()):
-            for job in stage:
-                if job["status"] == "created":
-                    job["status"] = _start(context, job, failed)
+        for stage in sorted({job["stage_index"] for job in jobs}):
+            earlier = composite([job for job in jobs if job["stage_index"] < stage]) or "success"
+            if earlier not in FINISHED:
+                break
+            for job in jobs:
+                if job["stage_index"] == stage and job["status"] == "created":
+                    job["status"] = _start(context, job, earlier)
                     if job["status"] == "pending":
                         woken.update(runners_for(context, job))
-            if any(not _passable(job) for job in stage):
-                break
-            failed = failed or any(
-                job["status"] in ("failed", "canceled") and not job["allow_failure"] for job in stage
-            )
-        _set_status(context, pipeline_id, jobs)
+        _set_status(context, pipeline_id, composite(jobs) or "success")
     context.queue.tick(woken)
 
 
-def _start(context: Context, job: Row, failed: bool) -> str:
-    when = json.loads(job["definition"])["when"]
-    runs = {"on_success": not failed, "on_failure": failed, "always": True, "manual": not failed}[when]
-    status = ("manual" if when == "manual" else "pending") if runs else "skipped"
+def _start(context: Context, job: Row, earlier: str) -> str:
+    definition = json.loads(job["definition"])
+    waits = definition["when"] == "manual" and not definition.get("played")
+    runs = earlier in _STARTS_AFTER[definition["when"]]
+    status = ("manual" if waits else "pending") if runs else "skipped"
     context.store.update("jobs", job["id"], status=status, queued_at=now() if status == "pending" else None)
     return status
-
-
-def _passable(job: Row) -> bool:
-    """Whether the next stage need not wait for this job."""
-    return job["status"] in FINISHED or (job["status"] == "manual" and bool(job["allow_failure"]))
 
 
 def runners_for(context: Context, job: Row) -> list[int]:
@@ -258,9 +243,8 @@ def matches(runner: Row, job: Row) -> bool:
     return wanted <= set(json.loads(runner["tag_list"])) if wanted else bool(runner["run_untagged"])
 
 
-def _set_status(context: Context, pipeline_id: int, jobs: Sequence[Row]) -> None:
+def _set_status(context: Context, pipeline_id: int, status: str) -> None:
     store, at = context.store, now()
-    status = composite(jobs)
     pipeline = store.get("pipelines", pipeline_id)
     if status == pipeline["status"]:
         return
@@ -271,27 +255,29 @@ def _set_status(context: Context, pipeline_id: int, jobs: Sequence[Row]) -> None
     )
 
 
-def composite(jobs: Sequence[Row]) -> str:
-    """The status of a pipeline (or stage) from its jobs, as GitLab composes it."""
-    seen = {
-        "success" if job["status"] in ("failed", "canceled") and job["allow_failure"] else job["status"]
-        for job in jobs
-        if not (job["status"] == "manual" and job["allow_failure"])
-    } or {"skipped"}
-    if seen <= {"skipped"}:
-        return "skipped"
-    if seen <= {"success", "skipped"}:
-        return "success"
-    if seen <= {"created"}:
-        return "created"
-    if seen <= {"success", "skipped", "failed", "canceled"}:
-        return "canceled" if "canceled" in seen else "failed"
-    if seen <= {"pending", "created", "skipped"}:
-        return "pending"
-    if "canceling" in seen:
-        return "canceling"
-    if seen & {"running", "pending"} or (
-        seen & {"success", "failed"} and "created" in seen and "manual" not in seen
+def composite(jobs: Sequence[Row]) -> str | None:
+    """The status of several jobs together, as GitLab composes it; None where there are none."""
+    seen = {_weight(job) for job in jobs}
+    passed = {"success", "passed with warnings", "ignored"}
+    for status, alone in (
+        ("skipped", {"skipped", "ignored"}),
+        ("success", passed | {"skipped"}),
+        ("created", passed - {"success"} | {"created"}),
+        ("canceled", passed | {"skipped", "canceled"}),
+        ("pending", passed - {"success"} | {"skipped", "created", "pending"}),
     ):
-        return "running"
-    return "manual" if "manual" in seen else "running"
+        if seen and seen <= alone:
+            return status
+    for among, status in (
+        ("running", "running"), ("pending", "running"), ("manual", "manual"), ("created", "running"),
+        ("canceling", "canceling"),
+    ):  # fmt: skip
+        if among in seen:
+            return status
+    return "failed" if seen else None
+
+
+def _weight(job: Row) -> str:
+    if job["allow_failure"] and job["status"] in ("failed", "canceled"):
+        return "passed with warnings"
+    return "ignored" if job["allow_failure"] and job["status"] == "manual" else str(job["status"])

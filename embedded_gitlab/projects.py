@@ -11,7 +11,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from embedded_gitlab import auth, present, tokens
+from embedded_gitlab.ci_config import MAX_TIMEOUT_S
 from embedded_gitlab.context import Context, of
+from embedded_gitlab.git_storage import valid_branch
 from embedded_gitlab.http import failure, flag, invalid, not_found, paginate, segment, text, whole
 from embedded_gitlab.store import Row, now
 
@@ -42,7 +44,7 @@ async def create(request: Request) -> Response:
     if context.store.one("SELECT 1 FROM projects WHERE full_path = ?", full_path):
         taken = ["has already been taken"]
         raise failure(400, {"project_namespace.name": taken, "path": taken, "name": taken})
-    branch = text(values, "default_branch", "main")
+    branch = _branch(values)
     with context.store.transaction():
         new = context.store.insert(
             "projects",
@@ -54,7 +56,7 @@ async def create(request: Request) -> Response:
             visibility=visibility,
             default_branch=branch,
             runners_token=tokens.registration_token(),
-            build_timeout=whole(values, "build_timeout", 3600),
+            build_timeout=_build_timeout(values),
             shared_runners_enabled=flag(values, "shared_runners_enabled", True),
             created_at=now(),
         )
@@ -85,6 +87,20 @@ def _name_and_path(values: Mapping[str, Any]) -> tuple[str, str]:
             },
         )
     return name, path
+
+
+def _branch(values: Mapping[str, Any]) -> str:
+    branch = text(values, "default_branch", "main")
+    if not valid_branch(branch):
+        raise failure(400, {"default_branch": ["is invalid"]})
+    return branch
+
+
+def _build_timeout(values: Mapping[str, Any]) -> int:
+    seconds = whole(values, "build_timeout", 3600) or 0
+    if not 600 <= seconds <= MAX_TIMEOUT_S:
+        raise failure(400, {"build_timeout": ["needs to be between 10 minutes and 1 month"]})
+    return seconds
 
 
 async def list_projects(request: Request) -> Response:
@@ -122,19 +138,21 @@ async def change(request: Request) -> Response:
     row = auth.project_for(context.store, identity, segment(request, "id"), write=True)
     values = await context.parameters(request)
     changes: dict[str, object] = {}
-    for key in ("description", "default_branch"):
-        if key in values:
-            changes[key] = text(values, key, "")
+    if "description" in values:
+        changes["description"] = text(values, "description", "")
+    if "default_branch" in values:
+        changes["default_branch"] = _branch(values)
     if "visibility" in values:
         changes["visibility"] = text(values, "visibility")
         if changes["visibility"] not in _VISIBILITIES:
             raise invalid("visibility does not have a valid value")
     if "build_timeout" in values:
-        changes["build_timeout"] = whole(values, "build_timeout", 3600)
+        changes["build_timeout"] = _build_timeout(values)
     if "shared_runners_enabled" in values:
         changes["shared_runners_enabled"] = flag(values, "shared_runners_enabled", True)
     if changes:
         context.store.update("projects", row["id"], **changes)
+        context.queue.tick_all()
     return JSONResponse(_shown(context, identity, context.store.get("projects", row["id"])))
 
 
@@ -234,7 +252,8 @@ def _variable_columns(values: Mapping[str, Any], value: str) -> tuple[object, ..
     if masked and not _MASKABLE.fullmatch(value):
         raise failure(400, {"value": ["is invalid"]})
     protected, raw = flag(values, "protected", False), flag(values, "raw", False)
-    return value, kind, masked, protected, raw, values.get("description")
+    described = text(values, "description") if values.get("description") is not None else None
+    return value, kind, masked, protected, raw, described
 
 
 ROUTES = [

@@ -31,6 +31,15 @@ class RunnerQueue:
             if event := self._changed.pop(runner_id, None):
                 event.set()
 
+    def tick_all(self) -> None:
+        """New values for every runner: something changed about who may take which job."""
+        self.tick(list(self._values))
+
+    def forget(self, runner_id: int) -> None:
+        """A runner is gone; its waiting request is woken, to see so."""
+        self.tick([runner_id])
+        del self._values[runner_id]
+
     def close(self) -> None:
         """Let every waiting request go, at shutdown."""
         self._closing = True

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from embedded_gitlab import auth
+from embedded_gitlab.ci_expression import ExpressionError, compiled
 from embedded_gitlab.context import Context, of
 from embedded_gitlab.http import failure, invalid, not_found, paginate, segment
 from embedded_gitlab.registry_keys import SERVICE
@@ -146,14 +147,14 @@ async def delete_tags(request: Request) -> Response:
     if not isinstance(wanted, str):
         raise invalid("name_regex_delete is missing")
     try:
-        matching = re.compile(wanted)
-    except re.error:
+        matching = compiled(wanted)
+    except ExpressionError:
         raise invalid("name_regex_delete is an invalid regexp") from None
     await _delete(context, row, matching)
     return JSONResponse(202, 202)
 
 
-async def _delete(context: Context, row: Row, matching: re.Pattern[str]) -> None:
+async def _delete(context: Context, row: Row, matching: Any) -> None:
     registry = Registry(context, row["path"])
     for tag in await registry.tags():
         digest = await registry.digest(tag) if matching.fullmatch(tag) else None
@@ -165,7 +166,7 @@ async def delete_repository(request: Request) -> Response:
     """DELETE /projects/:id/registry/repositories/:repository_id with all its tags."""
     context = of(request)
     row = _repository_row(context, request, write=True)
-    await _delete(context, row, re.compile(".*"))
+    await _delete(context, row, compiled(".*"))
     context.store.execute("DELETE FROM registry_repositories WHERE id = ?", row["id"])
     return JSONResponse(202, 202)
 

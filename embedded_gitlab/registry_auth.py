@@ -19,7 +19,7 @@ from embedded_gitlab.store import Row, now
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})+")
 """distribution's grammar of repository names; no project of ours has a single part."""
-_MAX_SCOPES = 20
+_MAX_SCOPES, _MAX_NAME_CHARS = 20, 255
 
 
 async def token(request: Request) -> Response:
@@ -54,7 +54,7 @@ def _grant(context: Context, identity: Identity | None, scope: str) -> dict[str,
     """The part of one ``repository:<name>:<actions>`` that the caller may have."""
     kind, _, rest = scope.partition(":")
     name, _, actions = rest.rpartition(":")
-    if kind != "repository" or not _NAME.fullmatch(name):
+    if kind != "repository" or len(name) > _MAX_NAME_CHARS or not _NAME.fullmatch(name):
         return None
     project = project_of(context, name)
     if project is None:

@@ -13,12 +13,13 @@ from starlette.routing import Route
 
 from embedded_gitlab import auth, pipelines, present
 from embedded_gitlab.context import Context, of
-from embedded_gitlab.git_storage import CommitInfo, GitError, valid_path
+from embedded_gitlab.git_storage import CommitInfo, GitError, valid_branch, valid_path
 from embedded_gitlab.http import failure, invalid, not_found, paginate, segment, text
 from embedded_gitlab.store import Row
 
 _ACTIONS = ("create", "update", "delete", "move", "chmod")
 _HISTORY = 1000
+_MAX_ACTIONS = 200
 
 
 async def create_commit(request: Request) -> Response:
@@ -28,7 +29,7 @@ async def create_commit(request: Request) -> Response:
     project = auth.project_for(context.store, identity, segment(request, "id"), write=True)
     values = await context.parameters(request)
     actions = values.get("actions")
-    if not isinstance(actions, list):
+    if not isinstance(actions, list) or len(actions) > _MAX_ACTIONS:
         raise invalid("actions is missing" if actions is None else "actions is invalid")
     for action in actions:
         if not isinstance(action, dict) or action.get("action") not in _ACTIONS:
@@ -147,13 +148,16 @@ async def create_branch(request: Request) -> Response:
     name, ref = text(values, "branch"), text(values, "ref")
     if name in context.git.heads(project["id"]):
         raise failure(400, "Branch already exists")
+    if not valid_branch(name):
+        raise failure(400, "Branch name is invalid")
+    found = context.git.resolve(project["id"], ref)
+    info = context.git.commit_info(project["id"], found[1] if found else ref)
+    if info is None:
+        raise failure(400, f"Invalid reference name: {ref}")
     try:
-        info = _find_commit(context, project, ref)
         context.git.set_ref(project["id"], f"refs/heads/{name}", info.sha)
-    except Exception as error:
-        if isinstance(error, (ValueError, KeyError)) or getattr(error, "status", 0) == 404:
-            raise failure(400, f"Invalid reference name: {ref}") from None
-        raise
+    except GitError as error:
+        raise failure(400, str(error)) from None
     pushed(context, project, identity.user, name, "")
     return JSONResponse(_branch(context, project, {"name": name, "sha": info.sha}), 201)
 

@@ -32,7 +32,7 @@ _CONTACT_EVERY_S = 1.0
 async def register(request: Request) -> Response:
     """POST /runners with a legacy registration token."""
     context = of(request)
-    values = await context.parameters(request)
+    values = await context.parameters(request, _REQUEST_BODY_BYTES)
     project = context.store.one("SELECT * FROM projects WHERE runners_token = ?", text(values, "token"))
     if project is None:
         raise forbidden()
@@ -61,7 +61,7 @@ async def register(request: Request) -> Response:
 async def verify(request: Request) -> Response:
     """POST /runners/verify: JSON and an id other than 0, or ``gitlab-runner register`` panics."""
     context = of(request)
-    values = await context.parameters(request)
+    values = await context.parameters(request, _REQUEST_BODY_BYTES)
     runner = _runner(context, request, values)
     return JSONResponse({"id": runner["id"], "token": values["token"], "token_expires_at": None})
 
@@ -69,7 +69,7 @@ async def verify(request: Request) -> Response:
 async def unregister(request: Request) -> Response:
     """DELETE /runners with the runner's token."""
     context = of(request)
-    values = await context.parameters(request)
+    values = await context.parameters(request, _REQUEST_BODY_BYTES)
     runner = _find(context, values)
     runners.remove(context, runner)
     return Response(status_code=204)
@@ -78,7 +78,7 @@ async def unregister(request: Request) -> Response:
 async def unregister_manager(request: Request) -> Response:
     """DELETE /runners/managers: only the manager with this system_id goes, the runner stays."""
     context = of(request)
-    values = await context.parameters(request)
+    values = await context.parameters(request, _REQUEST_BODY_BYTES)
     runner, system_id = _find(context, values), text(values, "system_id")
     gone = context.store.execute(
         "DELETE FROM runner_managers WHERE runner_id = ? AND system_id = ?", runner["id"], system_id
@@ -91,7 +91,7 @@ async def unregister_manager(request: Request) -> Response:
 async def reset_token(request: Request) -> Response:
     """POST /runners/reset_authentication_token."""
     context = of(request)
-    values = await context.parameters(request)
+    values = await context.parameters(request, _REQUEST_BODY_BYTES)
     token = runners.reset_token(context, _runner(context, request, values))
     return JSONResponse({"token": token, "token_expires_at": None}, 201)
 
@@ -104,9 +104,7 @@ async def request_job(request: Request) -> Response:
     saves up to 30 s with the operator's runner and looks to a runner like a GitLab that took its time.
     """
     context = of(request)
-    from embedded_gitlab.http import parameters
-
-    values = await parameters(request, _REQUEST_BODY_BYTES)
+    values = await context.parameters(request, _REQUEST_BODY_BYTES)
     runner = _runner(context, request, values)
     last = text(values, "last_update", "")
     headers = {"Gitlab-Ci-Builds-Polling": "yes"}
@@ -132,7 +130,7 @@ async def request_job(request: Request) -> Response:
 async def update_job(request: Request) -> Response:
     """PUT /jobs/:id: 200, or 403 with ``Job-Status`` once the job is no longer running."""
     context = of(request)
-    values = await context.parameters(request)
+    values = await context.parameters(request, _REQUEST_BODY_BYTES)
     text(values, "token")
     job = _running_job(context, request, values)
     state = text(values, "state", "")
@@ -162,7 +160,7 @@ async def append_trace(request: Request) -> Response:
         raise failure(400, "400 Bad Request")
     start, limit = int(span[1]), context.settings.trace_limit_mib * MEBIBYTE
     declared = request.headers.get("content-length", "0")
-    length = int(declared) if declared.isdigit() else 0
+    length = int(declared[:18]) if declared.isdecimal() else 0
     with cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)) as spool:
         if start + length < limit:
             length = await _spool(request, spool, limit - start)

@@ -52,7 +52,7 @@ def insert(context: Context, token: str, registration: str, project_id: int | No
 def remove(context: Context, runner: Row) -> None:
     """Delete a runner with its managers; requests it has open see the change."""
     context.store.execute("DELETE FROM runners WHERE id = ?", runner["id"])
-    context.queue.tick([runner["id"]])
+    context.queue.forget(runner["id"])
 
 
 def reset_token(context: Context, runner: Row) -> str:
@@ -188,16 +188,24 @@ def _runner_for(context: Context, identity: Identity, request: Request, name: st
     row = context.store.one("SELECT * FROM runners WHERE id = ?", number(request, name))
     if row is None:
         raise not_found("Runner")
-    owned = context.store.one(
-        """SELECT 1 FROM runner_projects rp JOIN projects p ON p.id = rp.project_id
-           WHERE rp.runner_id = ? AND p.owner_id = ?""",
-        row["id"],
-        identity.user["id"],
-    )
     readable = row["runner_type"] == "instance_type" and request.method == "GET"
-    if not (identity.admin or owned or readable):
+    if not (readable or _holds(context, identity, row)):
         raise forbidden("No access granted")
     return row
+
+
+def _projects_of(context: Context, runner: Row) -> list[Row]:
+    return context.store.all(
+        """SELECT p.* FROM projects p JOIN runner_projects rp ON rp.project_id = p.id
+           WHERE rp.runner_id = ?""",
+        runner["id"],
+    )
+
+
+def _holds(context: Context, identity: Identity, runner: Row) -> bool:
+    """Administrators hold every runner, others those of a project of theirs (Ci::RunnerPolicy)."""
+    owners = [project["owner_id"] for project in _projects_of(context, runner)]
+    return identity.admin or identity.user["id"] in owners
 
 
 async def show(request: Request) -> Response:
@@ -257,7 +265,10 @@ async def delete(request: Request) -> Response:
     """DELETE /runners/:id."""
     context = of(request)
     identity = auth.require(context.store, request, "api", "manage_runner")
-    remove(context, _runner_for(context, identity, request))
+    runner = _runner_for(context, identity, request)
+    if not identity.admin and len(_projects_of(context, runner)) > 1:
+        raise forbidden("Runner associated with more than one project")
+    remove(context, runner)
     return Response(status_code=204)
 
 
@@ -294,6 +305,8 @@ async def assign(request: Request) -> Response:
         raise not_found("Runner")
     if runner["locked"] and not identity.admin:
         raise forbidden("Runner is locked")
+    if not _holds(context, identity, runner):
+        raise forbidden("No access granted")
     if runner["runner_type"] != "project_type":
         raise failure(400, "400 Bad request - runner is not a project runner")
     context.store.execute("INSERT OR IGNORE INTO runner_projects VALUES (?, ?)", runner["id"], project["id"])
@@ -307,14 +320,15 @@ async def unassign(request: Request) -> Response:
     identity = auth.require(context.store, request)
     project = auth.project_for(context.store, identity, segment(request, "id"), write=True)
     runner_id = number(request, "runner_id")
-    held = context.store.all("SELECT project_id FROM runner_projects WHERE runner_id = ?", runner_id)
-    if {"project_id": project["id"]} not in held:
+    held = _projects_of(context, {"id": runner_id})
+    if project["id"] not in [row["id"] for row in held]:
         raise not_found("Runner")
     if len(held) == 1:
         raise forbidden("Only one project associated with the runner. Please remove the runner instead")
     context.store.execute(
         "DELETE FROM runner_projects WHERE runner_id = ? AND project_id = ?", runner_id, project["id"]
     )
+    context.queue.tick([runner_id])
     return Response(status_code=204)
 
 

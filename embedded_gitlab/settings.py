@@ -24,6 +24,8 @@ class Settings:
     trace_limit_mib: int = 100
     """GitLab's plan limit ci_jobs_trace_size_limit."""
     body_limit_bytes: int = 10 * MEBIBYTE
+    bodies_limit_bytes: int = 64 * MEBIBYTE
+    """Of all requests that are being read, together."""
     push_limit_bytes: int = 512 * MEBIBYTE
     stuck_running_s: float = 3600.0
     """A running job whose runner was not heard of for this long fails: stuck_or_timeout_failure."""
@@ -33,6 +35,8 @@ class Settings:
     online_s: float = 7200.0
     """A runner is online when it was heard of within two hours, as GitLab counts it."""
     stale_s: float = 7 * 86400.0
+    client_timeout_s: float = 60.0
+    """How long a client may stop within a request's head or body, or while it is sent an answer."""
 
     @property
     def host(self) -> str:

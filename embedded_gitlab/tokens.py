@@ -43,7 +43,7 @@ def job_token() -> str:
 
 def digest(token: str) -> str:
     """What is stored and looked up instead of the token."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def short_sha(token: str) -> str:

@@ -161,7 +161,7 @@ async def create_token(request: Request) -> Response:
     default = (datetime.now(UTC).date() + timedelta(days=365)).isoformat()
     expires = text(values, "expires_at", default)
     try:
-        date.fromisoformat(expires)
+        expires = date.fromisoformat(expires).isoformat()
     except ValueError:
         raise invalid("expires_at is invalid") from None
     row, value = insert_token(context, owner, text(values, "name"), scopes, expires)

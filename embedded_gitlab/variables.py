@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from embedded_gitlab.context import Context
+from embedded_gitlab.expansion import ExpansionError, Variable, expanded
 from embedded_gitlab.git_storage import ZERO_SHA
 from embedded_gitlab.store import Row, iso
 
-Variable = dict[str, Any]
 VERSION = "17.11.0"
 """The version of GitLab whose behaviour is followed."""
 
@@ -33,6 +35,53 @@ def variable(
     return {"key": key, "value": shown, "public": public, "masked": masked, "file": file, "raw": raw}
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What all jobs of a pipeline have in common, in the order of GitLab's Variables::Builder."""
+
+    predefined: Sequence[Variable]
+    user: Sequence[Variable]
+    project: Sequence[Variable]
+    given: Sequence[Variable]
+
+    def of_job(self, definition: Mapping[str, Any], runner: Row | None = None) -> list[Variable]:
+        """Variables of one job for ``rules``, ``if`` and the job alike: of duplicates the last one counts."""
+        taker = [] if runner is None else [
+            variable("CI_RUNNER_ID", runner["id"]),
+            variable("CI_RUNNER_DESCRIPTION", runner["description"]),
+            variable("CI_RUNNER_TAGS", runner["tag_list"]),
+        ]  # fmt: skip
+        return [
+            variable("CI_JOB_NAME", definition["name"]),
+            variable("CI_JOB_NAME_SLUG", slug(definition["name"])),
+            variable("CI_JOB_STAGE", definition["stage"]),
+            variable("CI_NODE_TOTAL", 1),
+            *self.predefined,
+            *taker,
+            *(variable(key, value) for key, value in definition["variables"].items()),
+            *self.user,
+            *self.project,
+            *self.given,
+        ]
+
+
+def scope(context: Context, project: Row, pipeline: Row, user: Row | None) -> Scope:
+    """The variables of a pipeline that ``user`` started."""
+    names = {"GITLAB_USER_ID": "id", "GITLAB_USER_EMAIL": "email", "GITLAB_USER_LOGIN": "username",
+             "GITLAB_USER_NAME": "name"}  # fmt: skip
+    return Scope(
+        of_pipeline(context, project, pipeline),
+        [variable(key, user[column]) for key, column in names.items()] if user else [],
+        of_project(context, project, pipeline),
+        json.loads(pipeline["variables"]),
+    )
+
+
+def values(variables: Sequence[Variable]) -> dict[str, str]:
+    """Key → value; of duplicates the last one counts."""
+    return {v["key"]: v["value"] for v in variables}
+
+
 def of_pipeline(context: Context, project: Row, pipeline: Row) -> list[Variable]:
     """Variables known when the pipeline is made; ``rules`` are decided with these and the file's."""
     settings, namespace = context.settings, project["full_path"].rpartition("/")[0]
@@ -41,11 +90,8 @@ def of_pipeline(context: Context, project: Row, pipeline: Row) -> list[Variable]
     url = context.url(project["full_path"])
     version = VERSION.split(".")
     pairs: list[tuple[str, object]] = [
-        ("CI_PIPELINE_ID", pipeline["id"]),
         ("CI_PIPELINE_IID", pipeline["iid"]),
-        ("CI_PIPELINE_URL", f"{url}/-/pipelines/{pipeline['id']}"),
         ("CI_PIPELINE_SOURCE", pipeline["source"]),
-        ("CI_PIPELINE_CREATED_AT", (iso(pipeline["created_at"]) or "")[:19] + "Z"),
         ("CI", "true"),
         ("GITLAB_CI", "true"),
         ("CI_SERVER", "yes"),
@@ -118,46 +164,33 @@ def of_project(context: Context, project: Row, pipeline: Row) -> list[Variable]:
 
 
 def of_job(context: Context, project: Row, pipeline: Row, job: Row, runner: Row) -> list[Variable]:
-    """All variables of a job in GitLab's order of precedence: of duplicates the last one counts."""
-    definition = json.loads(job["definition"])
+    """All variables of a job as its runner gets them.
+
+    Those that exist only once the job does come first and are in no ``rules``: "persisted variables".
+    """
     token, user = job["token"], context.store.one("SELECT * FROM users WHERE id = ?", job["user_id"])
-    url = f"{context.url(project['full_path'])}/-/jobs/{job['id']}"
-    variables = [
+    url = context.url(project["full_path"])
+    persisted = [
+        variable("CI_PIPELINE_ID", pipeline["id"]),
+        variable("CI_PIPELINE_URL", f"{url}/-/pipelines/{pipeline['id']}"),
+        variable("CI_PIPELINE_CREATED_AT", (iso(pipeline["created_at"]) or "")[:19] + "Z"),
         variable("CI_JOB_ID", job["id"]),
-        variable("CI_JOB_URL", url),
+        variable("CI_JOB_URL", f"{url}/-/jobs/{job['id']}"),
         variable("CI_JOB_TOKEN", token, public=False, masked=True),
         variable("CI_JOB_STARTED_AT", (iso(job["started_at"]) or "")[:19] + "Z"),
         variable("CI_JOB_TIMEOUT", job["timeout"]),
-    ]
-    if context.settings.registry_host:
-        variables += [
-            variable("CI_REGISTRY_USER", "gitlab-ci-token"),
-            variable("CI_REGISTRY_PASSWORD", token, public=False, masked=True),
-        ]
-    variables += [
         variable("CI_REPOSITORY_URL", repository_url(context, project, token), public=False),
         variable("CI_DEPENDENCY_PROXY_USER", "gitlab-ci-token"),
-        variable("CI_JOB_NAME", job["name"]),
-        variable("CI_JOB_NAME_SLUG", slug(job["name"])),
-        variable("CI_JOB_STAGE", job["stage"]),
-        variable("CI_JOB_STATUS", "running"),
-        variable("CI_NODE_TOTAL", 1),
-        *of_pipeline(context, project, pipeline),
-        variable("CI_RUNNER_ID", runner["id"]),
-        variable("CI_RUNNER_DESCRIPTION", runner["description"]),
-        variable("CI_RUNNER_TAGS", runner["tag_list"]),
     ]
-    if user is not None:
-        variables += [
-            variable("GITLAB_USER_ID", user["id"]),
-            variable("GITLAB_USER_EMAIL", user["email"]),
-            variable("GITLAB_USER_LOGIN", user["username"]),
-            variable("GITLAB_USER_NAME", user["name"]),
-        ]
-    variables += [variable(key, value) for key, value in definition["variables"].items()]
-    variables += of_project(context, project, pipeline)
-    variables += json.loads(pipeline["variables"])
-    return variables
+    if context.settings.registry_host:
+        persisted.append(variable("CI_REGISTRY_USER", "gitlab-ci-token"))
+        persisted.append(variable("CI_REGISTRY_PASSWORD", token, public=False, masked=True))
+    common = scope(context, project, pipeline, user)
+    whole = [*persisted, *common.of_job(json.loads(job["definition"]), runner)]
+    try:
+        return expanded(whole)
+    except ExpansionError:
+        return whole  # the project's variables have changed since the pipeline was made
 
 
 def repository_url(context: Context, project: Row, token: str) -> str:

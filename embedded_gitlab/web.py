@@ -16,11 +16,15 @@ from starlette.routing import Route
 
 from embedded_gitlab import auth, present
 from embedded_gitlab.context import Context, of
+from embedded_gitlab.http import number
 from embedded_gitlab.pipeline_api import send_trace
 from embedded_gitlab.store import Row, iso
 
 _SHOWN_LOG_BYTES = 512 * 1024
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|section_(?:start|end):\d+:[^\r\n]*\r")
+_ANSI = re.compile(
+    r"\x1b\[[0-9;]*[A-Za-z]|section_(?:start|end):\d+:[^\r\n]*\r|^\S{20,40}Z \d\d[OE][ +]", re.MULTILINE
+)
+"""Colours, sections, and the stamps that runner 18.7 and later put before each line."""
 _STYLE = (
     "body{font:15px system-ui;margin:2rem auto;max-width:70rem}table{border-collapse:collapse;width:100%}"
     "td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
@@ -138,7 +142,7 @@ def _project(request: Request) -> tuple[Context, Row | None]:
 
 def _child(context: Context, table: str, parent: Row, request: Request) -> Row | None:
     sql = f"SELECT * FROM {table} WHERE project_id = ? AND id = ?"
-    return context.store.one(sql, parent["id"], request.path_params["number"])
+    return context.store.one(sql, parent["id"], number(request, "number"))
 
 
 def _sign_in() -> Response:
@@ -178,8 +182,8 @@ def _status(text: str) -> str:
 
 ROUTES = [
     Route("/", home, methods=["GET"]),
-    Route("/{project:path}/-/pipelines/{number:int}", pipeline, methods=["GET"]),
-    Route("/{project:path}/-/jobs/{number:int}", job, methods=["GET"]),
-    Route("/{project:path}/-/jobs/{number:int}/raw", job, methods=["GET"]),
+    Route("/{project:path}/-/pipelines/{number}", pipeline, methods=["GET"]),
+    Route("/{project:path}/-/jobs/{number}", job, methods=["GET"]),
+    Route("/{project:path}/-/jobs/{number}/raw", job, methods=["GET"]),
     Route("/{project:path}", project, methods=["GET"]),
 ]

@@ -206,7 +206,7 @@ class TestRules:
             ("only: {refs: [branches]}", True),
             ("only: [tags]", False),
             ("only: [pushes]", False),
-            ("when: never", False),
+            ("rules: [{if: $CI, when: never}]", False),
         ],
     )
     def test_whether_a_job_is_part_of_the_pipeline(
@@ -245,6 +245,7 @@ class TestErrors:
             ("a: {script: [echo], colour: red}\n", "colour"),
             ("a: {image: alpine}\n", "script"),
             ("a: {script: [echo], when: sometimes}\n", "when"),
+            ("a: {script: [echo], when: never}\n", "when should be one of"),
             ("a: {script: [echo], timeout: soon}\n", "timeout"),
             ("a: {script: [echo], services: 5}\n", "services"),
             ("stages: build\na: {script: [echo]}\n", "stages config should be an array of strings"),
