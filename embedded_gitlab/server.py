@@ -66,6 +66,12 @@ class _Protocol(H11Protocol):
         super().data_received(data)
         self._wait()
 
+    def on_response_complete(self) -> None:
+        """Called after an answer; the next request may have begun already."""
+        super().on_response_complete()
+        if self.conn.trailing_data[0]:
+            self._wait()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Called at its end."""
         self._stop_waiting()
