@@ -25,6 +25,15 @@ Started again on the same directory it goes on where it was. When it listens it 
 """
 
 
+_TIMES = (
+    ("--long-poll", 50.0, "how long a runner's idle request is held, 0 = not at all"),
+    ("--stuck-after", 3600.0, "a running job without a word from its runner fails"),
+    ("--timeout-grace", 900.0, "how long after its timeout GitLab itself ends a job"),
+    ("--online-for", 7200.0, "a runner is online for this long after a contact"),
+    ("--client-timeout", 60.0, "a client that stops within a request or an answer is given up"),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse arguments, serve, and return the exit code."""
     options = _parser().parse_args(argv)
@@ -39,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         external_url=url,
         state_dir=Path(options.state),
         registry_host=options.registry,
-        registry_url=options.registry_url,
         registry_ca=Path(options.registry_ca) if options.registry_ca else None,
         long_poll_s=options.long_poll,
         trace_limit_mib=options.trace_limit_mib,
@@ -88,25 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--listen", required=True, metavar="ADDRESS:PORT", help="port 0 takes a free one")
     parser.add_argument("--state", required=True, metavar="DIR", help="made if absent, mode 0700")
     parser.add_argument("--external-url", metavar="URL", help="default: http://ADDRESS:PORT")
-    parser.add_argument(
-        "--registry", metavar="HOST[:PORT]", help="CI_REGISTRY; without it there is no registry"
-    )
-    parser.add_argument(
-        "--registry-url", metavar="URL", help="where the API reaches it; default https://HOST[:PORT]"
-    )
+    parser.add_argument("--registry", metavar="HOST[:PORT]", help="CI_REGISTRY; without it there is none")
     parser.add_argument("--registry-ca", metavar="FILE", help="CA of the registry; may appear later")
-    parser.add_argument(
-        "--long-poll", type=float, default=50.0, metavar="SECONDS", help="default 50, 0 = off"
-    )
     parser.add_argument("--trace-limit-mib", type=int, default=100, metavar="MIB", help="default 100")
-    parser.add_argument("--stuck-after", type=float, default=3600.0, metavar="SECONDS",
-                        help="a running job without a word from its runner fails; default 3600")  # fmt: skip
-    parser.add_argument("--timeout-grace", type=float, default=900.0, metavar="SECONDS",
-                        help="how long after its timeout GitLab itself ends a job; default 900")  # fmt: skip
-    parser.add_argument("--online-for", type=float, default=7200.0, metavar="SECONDS",
-                        help="a runner is online for this long after a contact; default 7200")  # fmt: skip
-    parser.add_argument("--client-timeout", type=float, default=60.0, metavar="SECONDS",
-                        help="for a client that stops in a request or answer; default 60")  # fmt: skip
+    for option, default, what in _TIMES:
+        parser.add_argument(
+            option, type=float, default=default, metavar="SECONDS", help=f"{what}; default {default:g}"
+        )
     parser.add_argument("--until-stdin-closes", action="store_true",
                         help="end when standard input ends, as it does when the parent dies")  # fmt: skip
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))

@@ -27,7 +27,7 @@ from embedded_gitlab import (
     runners,
     users,
     web,
-)  # fmt: skip
+)
 from embedded_gitlab.context import Context
 from embedded_gitlab.git_storage import GitStorage
 from embedded_gitlab.http import ApiError, Bodies, PathSegments
@@ -77,15 +77,8 @@ def build(context: Context) -> Starlette:
             sweeper.cancel()
             context.store.close()
 
-    api: list[Route] = [
-        *runner_protocol.ROUTES,
-        *runners.ROUTES,
-        *users.ROUTES,
-        *projects.ROUTES,
-        *repository.ROUTES,
-        *pipeline_api.ROUTES,
-        *registry_api.ROUTES,
-    ]
+    parts = (runner_protocol, runners, users, projects, repository, pipeline_api, registry_api)
+    api: list[Route] = [route for part in parts for route in part.ROUTES]
     app = Starlette(
         routes=[
             Mount("/api/v4", routes=[*_merged(api), Route("/{rest:path}", _no_route, methods=_METHODS)]),

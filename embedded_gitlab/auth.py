@@ -46,19 +46,14 @@ def identify(store: Store, request: Request) -> Identity:
     """The caller of an API request; 401 as GitLab answers it."""
     header = request.headers.get("authorization", "")
     bearer = header[7:].strip() if header.lower().startswith("bearer ") else None
-    query = request.query_params
-    secret = request.headers.get("private-token") or query.get("private_token") or bearer
-    secret = secret or query.get("access_token")
-    if secret:
-        identity = by_personal_token(store, secret) or by_job_token(store, secret)
-        if identity is None:
-            raise failure(401, "401 Unauthorized")
-        return identity
-    secret = request.headers.get("job-token") or query.get("job_token")
-    job = by_job_token(store, secret) if secret else None
-    if job is None:
+    query, headers = request.query_params, request.headers
+    secret = headers.get("private-token") or query.get("private_token") or bearer or query.get("access_token")
+    identity = by_personal_token(store, secret) if secret else None
+    secret = secret or headers.get("job-token") or query.get("job_token")
+    identity = identity or (by_job_token(store, secret) if secret else None)
+    if identity is None:
         raise failure(401, "401 Unauthorized")
-    return job
+    return identity
 
 
 def require(store: Store, request: Request, *scopes: str) -> Identity:
@@ -72,8 +67,7 @@ def require(store: Store, request: Request, *scopes: str) -> Identity:
             403,
             {
                 "error": "insufficient_scope",
-                "error_description": "The request requires higher privileges than provided by the access "
-                "token.",
+                "error_description": "The request requires higher privileges than the token provides.",
                 "scope": " ".join(wanted),
             },
         )

@@ -20,7 +20,7 @@ from dulwich.objects import Blob, Commit
 from dulwich.repo import Repo
 
 ZERO_SHA = "0" * 40
-_FILE, _EXECUTABLE = 0o100644, 0o100755
+_FILE = 0o100644
 _GIT_S = 20
 _NOT_IN_REFS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
 _MAX_REF_BYTES = 1000
@@ -108,11 +108,6 @@ class GitStorage:
                 return None
             return _info(commit) if isinstance(commit, Commit) else None
 
-    def history(self, project_id: int, sha: str, limit: int) -> list[CommitInfo]:
-        """The newest ``limit`` commits that ``sha`` reaches."""
-        with closing(self._open(project_id)) as repo:
-            return [_info(entry.commit) for entry in repo.get_walker([sha.encode()], max_entries=limit)]
-
     def lines_changed(self, project_id: int, sha: str) -> tuple[int, int]:
         """How many lines a commit added and deleted; binary files count as none."""
         with closing(self._open(project_id)) as repo:
@@ -143,11 +138,8 @@ class GitStorage:
         with closing(self._open(project_id)) as repo:
             if sha is None:
                 repo.refs.remove_if_equals(name.encode(), None)
-                return
-            try:
+            else:
                 repo.refs[name.encode()] = sha.encode()
-            except OSError:
-                raise GitError(_CONFLICT) from None
 
     def commit(
         self,
@@ -228,22 +220,12 @@ def _apply(repo: Repo, files: dict[bytes, tuple[int, bytes]], action: Mapping[st
     path = name.encode()
     if kind == "create" and path in files:
         raise GitError("A file with this name already exists")
-    if kind in ("update", "delete", "chmod") and path not in files:
+    if kind != "create" and path not in files:
         raise GitError("A file with this name doesn't exist")
     if kind == "delete":
         del files[path]
         return
-    if kind == "move":
-        previous = str(action.get("previous_path", "")).encode()
-        if previous not in files:
-            raise GitError("A file with this name doesn't exist")
-        files[path] = files.pop(previous)
     mode = files.get(path, (_FILE, b""))[0]
-    if action.get("execute_filemode") is not None:
-        mode = _EXECUTABLE if action["execute_filemode"] else _FILE
-    if kind == "chmod" or (kind == "move" and action.get("content") is None):
-        files[path] = (mode, files[path][1])
-        return
     for other in files:
         if path.startswith(other + b"/") or (other.startswith(path + b"/")):
             raise GitError("A directory with this name already exists")

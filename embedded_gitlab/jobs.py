@@ -34,7 +34,7 @@ def take(context: Context, runner: Row, manager: Row | None) -> Row | None:
             runner["id"],
         )
         for job in candidates:
-            if not pipelines.matches(runner, job) or not _protected_enough(context, runner, job):
+            if not pipelines.matches(runner, job):
                 continue
             at = now()
             timeout = min(job["timeout"], runner["maximum_timeout"] or job["timeout"])
@@ -51,14 +51,6 @@ def take(context: Context, runner: Row, manager: Row | None) -> Row | None:
             pipelines.advance(context, job["pipeline_id"])
             return store.get("jobs", job["id"])
     return None
-
-
-def _protected_enough(context: Context, runner: Row, job: Row) -> bool:
-    if runner["access_level"] != "ref_protected":
-        return True
-    pipeline = context.store.get("pipelines", job["pipeline_id"])
-    project = context.store.get("projects", job["project_id"])
-    return not pipeline["tag"] and pipeline["ref"] == project["default_branch"]
 
 
 def finish(

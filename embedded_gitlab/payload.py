@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from embedded_gitlab import variables
@@ -64,7 +65,7 @@ def _git_info(
     target = f"refs/tags/{ref}" if pipeline["tag"] else f"refs/remotes/origin/{ref}"
     source = f"refs/tags/{ref}" if pipeline["tag"] else f"refs/heads/{ref}"
     refspecs = [f"+refs/pipelines/{pipeline['id']}:refs/pipelines/{pipeline['id']}", f"+{source}:{target}"]
-    depth = int(given) if given.isascii() and given.isdigit() else _DEFAULT_DEPTH
+    depth = int(given) if re.fullmatch("[0-9]{1,9}", given) else _DEFAULT_DEPTH
     if depth == 0:
         refspecs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*", refspecs[0]]
     return {
@@ -81,26 +82,13 @@ def _git_info(
 
 
 def _steps(definition: dict[str, Any], timeout: int) -> list[dict[str, Any]]:
-    steps = [
-        {
-            "name": "script",
-            "script": [*definition["before_script"], *definition["script"]],
-            "timeout": timeout,
-            "when": "on_success",
-            "allow_failure": False,
-        }
+    after = definition["after_script"]
+    steps = [("script", [*definition["before_script"], *definition["script"]], "on_success", False)]
+    steps += [("after_script", after, "always", True)] if after else []
+    return [
+        {"name": name, "script": lines, "timeout": timeout, "when": when, "allow_failure": allowed}
+        for name, lines, when, allowed in steps
     ]
-    if definition["after_script"]:
-        steps.append(
-            {
-                "name": "after_script",
-                "script": definition["after_script"],
-                "timeout": timeout,
-                "when": "always",
-                "allow_failure": True,
-            }
-        )
-    return steps
 
 
 def _image(image: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -13,7 +12,7 @@ from starlette.routing import Route
 from embedded_gitlab import auth, jobs, pipelines, present
 from embedded_gitlab.context import Context, of
 from embedded_gitlab.http import failure, forbidden, invalid, not_found, paginate, text
-from embedded_gitlab.store import Row, now
+from embedded_gitlab.store import Row
 from embedded_gitlab.variables import variable
 
 _SEND_BYTES = 64 * 1024
@@ -76,34 +75,10 @@ async def list_pipelines(request: Request) -> Response:
     return paginate(request, context.settings.external_url, rows, lambda row: present.pipeline(context, row))
 
 
-async def latest(request: Request) -> Response:
-    """GET /projects/:id/pipelines/latest for a ref."""
-    context = of(request)
-    project = _project(context, request)
-    ref = request.query_params.get("ref") or project["default_branch"]
-    row = context.store.one(
-        "SELECT * FROM pipelines WHERE project_id = ? AND ref = ? ORDER BY id DESC", project["id"], ref
-    )
-    if row is None:
-        raise forbidden()
-    return JSONResponse(present.pipeline(context, row, full=True))
-
-
 async def show(request: Request) -> Response:
     """GET /projects/:id/pipelines/:pipeline_id."""
     context = of(request)
     return JSONResponse(present.pipeline(context, _pipeline(context, request), full=True))
-
-
-async def delete(request: Request) -> Response:
-    """DELETE /projects/:id/pipelines/:pipeline_id with its jobs and their logs."""
-    context = of(request)
-    row = _pipeline(context, request, write=True)
-    for job in context.store.all("SELECT id FROM jobs WHERE pipeline_id = ?", row["id"]):
-        context.traces.remove(job["id"])
-    context.store.execute("DELETE FROM pipelines WHERE id = ?", row["id"])
-    context.git.set_ref(row["project_id"], f"refs/pipelines/{row['id']}", None)
-    return Response(status_code=204)
 
 
 async def cancel(request: Request) -> Response:
@@ -122,22 +97,6 @@ async def retry(request: Request) -> Response:
     row = _pipeline(context, request, write=True)
     jobs.retry_all(context, row["id"], identity.user)
     return JSONResponse(present.pipeline(context, context.store.get("pipelines", row["id"]), full=True), 201)
-
-
-async def pipeline_variables(request: Request) -> Response:
-    """GET /projects/:id/pipelines/:pipeline_id/variables: those given when it was started."""
-    context = of(request)
-    row = _pipeline(context, request, write=True)
-    shapes = [
-        {
-            "key": v["key"],
-            "value": v["value"],
-            "variable_type": "file" if v["file"] else "env_var",
-            "raw": v["raw"],
-        }
-        for v in json.loads(row["variables"])
-    ]
-    return JSONResponse(shapes)
 
 
 async def list_jobs(request: Request) -> Response:
@@ -198,7 +157,7 @@ def _pieces(log: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 async def act_on_job(request: Request) -> Response:
-    """POST /projects/:id/jobs/:job_id/cancel, /retry, /play, /erase."""
+    """POST /projects/:id/jobs/:job_id/cancel, /retry, /play."""
     context = of(request)
     identity = auth.require(context.store, request)
     row = _job(context, request, write=True)
@@ -212,16 +171,10 @@ async def act_on_job(request: Request) -> Response:
         if row["status"] not in ("success", "failed", "canceled") or row["retried"]:
             raise forbidden("Job is not retryable")
         row = jobs.retry(context, row, identity.user)
-    elif action == "play":
+    else:
         if row["status"] != "manual":
             raise failure(400, "400 Bad request - Unplayable Job")
         return JSONResponse(present.job(context, jobs.play(context, row)))
-    else:
-        if row["status"] not in pipelines.FINISHED:
-            raise forbidden("Job is not erasable!")
-        context.traces.remove(row["id"])
-        context.store.update("jobs", row["id"], erased_at=now())
-        row = context.store.get("jobs", row["id"])
     return JSONResponse(present.job(context, row), 201)
 
 
@@ -241,19 +194,13 @@ _PIPELINE, _JOB = "/projects/{id}/pipelines/{pipeline_id}", "/projects/{id}/jobs
 ROUTES = [
     Route("/projects/{id}/pipeline", create, methods=["POST"]),
     Route("/projects/{id}/pipelines", list_pipelines, methods=["GET"]),
-    Route("/projects/{id}/pipelines/latest", latest, methods=["GET"]),
     Route(_PIPELINE, show, methods=["GET"]),
-    Route(_PIPELINE, delete, methods=["DELETE"]),
     Route(f"{_PIPELINE}/cancel", cancel, methods=["POST"]),
     Route(f"{_PIPELINE}/retry", retry, methods=["POST"]),
-    Route(f"{_PIPELINE}/variables", pipeline_variables, methods=["GET"]),
     Route(f"{_PIPELINE}/jobs", list_jobs, methods=["GET"]),
     Route("/projects/{id}/jobs", list_jobs, methods=["GET"]),
     Route(_JOB, show_job, methods=["GET"]),
     Route(f"{_JOB}/trace", trace, methods=["GET"]),
-    *(
-        Route(f"{_JOB}/{action}", act_on_job, methods=["POST"])
-        for action in ("cancel", "retry", "play", "erase")
-    ),
+    *(Route(f"{_JOB}/{name}", act_on_job, methods=["POST"]) for name in ("cancel", "retry", "play")),
     Route("/job", own_job, methods=["GET"]),
 ]

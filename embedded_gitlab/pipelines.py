@@ -56,16 +56,18 @@ def create(
     file = context.git.file(project["id"], sha, CI_FILE)
     if file is None:
         raise PipelineRefused("Missing CI config file")
+    new: Row = {"ref": name, "sha": sha, "tag": tag, "source": source, "before_sha": before_sha}
     try:
         config = parse(file[2])
     except ConfigError as error:
         if source == "push":
-            return _insert(context, project, user, name, sha, tag, source, before_sha, errors=error.errors)
+            return _insert(context, project, user, new, status="failed", yaml_errors=str(error))
         raise PipelineRefused(*error.errors) from None
     if source == "push" and _says_skip(context, project, sha):
-        return _insert(context, project, user, name, sha, tag, source, before_sha, skipped=True)
+        return _insert(context, project, user, new, status="skipped")
     with context.store.transaction():
-        pipeline = _insert(context, project, user, name, sha, tag, source, before_sha, config, given)
+        stages, extra = json.dumps(config.stages), json.dumps(list(given))
+        pipeline = _insert(context, project, user, new, status="created", stages=stages, variables=extra)
         _add_jobs(context, project, pipeline, user, config)
         context.git.set_ref(project["id"], f"refs/pipelines/{pipeline['id']}", sha)
     advance(context, pipeline["id"])
@@ -77,44 +79,14 @@ def _says_skip(context: Context, project: Row, sha: str) -> bool:
     return commit is not None and any(mark in commit.message.lower() for mark in _SKIP_MARKS)
 
 
-def _insert(
-    context: Context,
-    project: Row,
-    user: Row,
-    ref: str,
-    sha: str,
-    tag: bool,
-    source: str,
-    before_sha: str,
-    config: CiConfig | None = None,
-    extra: Sequence[Mapping[str, Any]] = (),
-    *,
-    errors: Sequence[str] = (),
-    skipped: bool = False,
-) -> Row:
+def _insert(context: Context, project: Row, user: Row, new: Row, **columns: object) -> Row:
     store, at = context.store, now()
     iid = store.get("projects", project["id"])["next_iid"]
     store.update("projects", project["id"], next_iid=iid + 1)
-    status = "failed" if errors else "skipped" if skipped else "created"
-    new = store.insert(
-        "pipelines",
-        project_id=project["id"],
-        iid=iid,
-        ref=ref,
-        tag=tag,
-        sha=sha,
-        before_sha=before_sha,
-        source=source,
-        status=status,
-        yaml_errors="; ".join(errors) or None,
-        user_id=user["id"],
-        stages=json.dumps(config.stages if config else []),
-        variables=json.dumps(list(extra)),
-        created_at=at,
-        updated_at=at,
-        finished_at=at if errors else None,
-    )
-    return store.get("pipelines", new)
+    values = {"stages": "[]", "variables": "[]", "created_at": at, "updated_at": at, **new, **columns}
+    values |= {"project_id": project["id"], "iid": iid, "user_id": user["id"]}
+    values["finished_at"] = at if columns["status"] == "failed" else None
+    return store.get("pipelines", store.insert("pipelines", **values))
 
 
 def _add_jobs(context: Context, project: Row, pipeline: Row, user: Row, config: CiConfig) -> None:

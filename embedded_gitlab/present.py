@@ -47,17 +47,12 @@ def current_user(context: Context, row: Row) -> Shape:
         email=row["email"],
         commit_email=row["email"],
         confirmed_at=iso(row["created_at"]),
-        last_sign_in_at=None,
-        current_sign_in_at=None,
-        last_activity_on=None,
-        private_profile=False,
-        external=False,
-        two_factor_enabled=False,
         identities=[],
         namespace_id=row["id"],
-        can_create_group=False,
         can_create_project=True,
         projects_limit=100000,
+        **dict.fromkeys(("last_sign_in_at", "current_sign_in_at", "last_activity_on")),
+        **dict.fromkeys(("private_profile", "external", "two_factor_enabled", "can_create_group"), False),
     )
     if row["admin"]:
         shape["is_admin"] = True
@@ -68,9 +63,10 @@ def _id_of_user(context: Context, user_id: int | None) -> Shape | None:
     return user(context, context.store.one("SELECT * FROM users WHERE id = ?", user_id))
 
 
-def project_identity(row: Row) -> Shape:
-    """Which project it is: what jobs carry in the list of a runner's jobs."""
-    namespace = row["full_path"].rpartition("/")[0]
+def project_basic(context: Context, row: Row) -> Shape:
+    """The part of a project that other objects carry."""
+    owner = context.store.get("users", row["owner_id"])
+    url, namespace = context.url(row["full_path"]), row["full_path"].rpartition("/")[0]
     return {
         "id": row["id"],
         "description": row["description"],
@@ -79,15 +75,6 @@ def project_identity(row: Row) -> Shape:
         "path": row["path"],
         "path_with_namespace": row["full_path"],
         "created_at": iso(row["created_at"]),
-    }
-
-
-def project_basic(context: Context, row: Row) -> Shape:
-    """The part of a project that other objects carry."""
-    owner = context.store.get("users", row["owner_id"])
-    url = context.url(row["full_path"])
-    return {
-        **project_identity(row),
         "default_branch": row["default_branch"] if context.git.heads(row["id"]) else None,
         "tag_list": [],
         "topics": [],
@@ -283,13 +270,6 @@ def _detailed(status: str, path: str) -> Shape:
         "illustration": None,
         "favicon": f"/assets/ci_favicons/favicon_status_{status}.png",
     }
-
-
-def job_of_runner(context: Context, row: Row) -> Shape:
-    """A job in the list of a runner's jobs: without runner and artifacts, but with its project."""
-    left_out = ("artifacts", "runner", "runner_manager", "artifacts_expire_at", "archived", "tag_list")
-    shape = {key: value for key, value in job(context, row).items() if key not in left_out}
-    return {**shape, "project": project_identity(context.store.get("projects", row["project_id"]))}
 
 
 def job(context: Context, row: Row) -> Shape:

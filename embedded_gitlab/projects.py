@@ -196,15 +196,7 @@ async def create_variable(request: Request) -> Response:
         raise failure(400, {"key": ["can contain only letters, digits and '_'."]})
     if _variable(context, project, key):
         raise failure(400, {"key": [f"({key}) has already been taken"]})
-    columns = _variable_columns(values, value)
-    context.store.execute(
-        """INSERT INTO project_variables
-           (project_id, key, value, variable_type, masked, protected, raw, description)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-        project["id"],
-        key,
-        *columns,
-    )
+    _write_variable(context, project, key, {**values, "value": value})
     return JSONResponse(present.project_variable(_variable(context, project, key) or {}), 201)
 
 
@@ -216,20 +208,12 @@ async def one_variable(request: Request) -> Response:
     row = _variable(context, project, key)
     if row is None:
         raise not_found("Variable")
-    where = "WHERE project_id = ? AND key = ?"
     if request.method == "DELETE":
-        context.store.execute(f"DELETE FROM project_variables {where}", project["id"], key)
+        sql = "DELETE FROM project_variables WHERE project_id = ? AND key = ?"
+        context.store.execute(sql, project["id"], key)
         return Response(status_code=204)
     if request.method == "PUT":
-        values = {**row, **await context.parameters(request)}
-        columns = _variable_columns(values, text(values, "value"))
-        context.store.execute(
-            f"""UPDATE project_variables SET value = ?, variable_type = ?, masked = ?, protected = ?, raw = ?,
-                description = ? {where}""",
-            *columns,
-            project["id"],
-            key,
-        )
+        _write_variable(context, project, key, {**row, **await context.parameters(request)})
     return JSONResponse(present.project_variable(_variable(context, project, key) or {}))
 
 
@@ -242,8 +226,8 @@ def _variable(context: Context, project: Row, key: str) -> Row | None:
     return context.store.one(sql, project["id"], key)
 
 
-def _variable_columns(values: Mapping[str, Any], value: str) -> tuple[object, ...]:
-    kind = text(values, "variable_type", "env_var")
+def _write_variable(context: Context, project: Row, key: str, values: Mapping[str, Any]) -> None:
+    value, kind = text(values, "value"), text(values, "variable_type", "env_var")
     if kind not in ("env_var", "file"):
         raise invalid("variable_type does not have a valid value")
     if text(values, "environment_scope", "*") != "*":
@@ -253,7 +237,12 @@ def _variable_columns(values: Mapping[str, Any], value: str) -> tuple[object, ..
         raise failure(400, {"value": ["is invalid"]})
     protected, raw = flag(values, "protected", False), flag(values, "raw", False)
     described = text(values, "description") if values.get("description") is not None else None
-    return value, kind, masked, protected, raw, described
+    context.store.execute(
+        """INSERT OR REPLACE INTO project_variables
+           (project_id, key, value, variable_type, masked, protected, raw, description)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+        *(project["id"], key, value, kind, masked, protected, raw, described),
+    )
 
 
 ROUTES = [

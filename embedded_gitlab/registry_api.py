@@ -12,9 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from embedded_gitlab import auth
-from embedded_gitlab.ci_expression import ExpressionError, compiled
 from embedded_gitlab.context import Context, of
-from embedded_gitlab.http import failure, invalid, not_found, paginate, segment
+from embedded_gitlab.http import failure, not_found, paginate, segment
 from embedded_gitlab.registry_keys import SERVICE
 from embedded_gitlab.store import Row, iso
 
@@ -46,7 +45,7 @@ class Registry:
         settings = self._context.settings
         access: list[dict[str, object]] = [{"type": "repository", "name": self._repository, "actions": ["*"]}]
         token = self._context.keys.token("", SERVICE, access)
-        base = settings.registry_url or f"https://{settings.registry_host}"
+        base = f"https://{settings.registry_host}"
         trust: ssl.SSLContext | bool = True
         if settings.registry_ca is not None and settings.registry_ca.exists():
             trust = ssl.create_default_context(cafile=str(settings.registry_ca))
@@ -138,35 +137,14 @@ async def one_tag(request: Request) -> Response:
     )
 
 
-async def delete_tags(request: Request) -> Response:
-    """DELETE /projects/:id/registry/repositories/:repository_id/tags by name_regex_delete."""
-    context = of(request)
-    row = _repository_row(context, request, write=True)
-    values = await context.parameters(request)
-    wanted = values.get("name_regex_delete") or values.get("name_regex")
-    if not isinstance(wanted, str):
-        raise invalid("name_regex_delete is missing")
-    try:
-        matching = compiled(wanted)
-    except ExpressionError:
-        raise invalid("name_regex_delete is an invalid regexp") from None
-    await _delete(context, row, matching)
-    return JSONResponse(202, 202)
-
-
-async def _delete(context: Context, row: Row, matching: Any) -> None:
-    registry = Registry(context, row["path"])
-    for tag in await registry.tags():
-        digest = await registry.digest(tag) if matching.fullmatch(tag) else None
-        if digest:
-            await registry.call("DELETE", f"manifests/{digest}")
-
-
 async def delete_repository(request: Request) -> Response:
     """DELETE /projects/:id/registry/repositories/:repository_id with all its tags."""
     context = of(request)
     row = _repository_row(context, request, write=True)
-    await _delete(context, row, compiled(".*"))
+    registry = Registry(context, row["path"])
+    for tag in await registry.tags():
+        if digest := await registry.digest(tag):
+            await registry.call("DELETE", f"manifests/{digest}")
     context.store.execute("DELETE FROM registry_repositories WHERE id = ?", row["id"])
     return JSONResponse(202, 202)
 
@@ -190,6 +168,5 @@ ROUTES = [
     Route(_BASE, repositories, methods=["GET"]),
     Route(f"{_BASE}/{{repository_id}}", delete_repository, methods=["DELETE"]),
     Route(f"{_BASE}/{{repository_id}}/tags", tags, methods=["GET"]),
-    Route(f"{_BASE}/{{repository_id}}/tags", delete_tags, methods=["DELETE"]),
     Route(f"{_BASE}/{{repository_id}}/tags/{{tag}}", one_tag, methods=["GET", "DELETE"]),
 ]

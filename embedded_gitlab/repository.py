@@ -13,12 +13,11 @@ from starlette.routing import Route
 
 from embedded_gitlab import auth, pipelines, present
 from embedded_gitlab.context import Context, of
-from embedded_gitlab.git_storage import CommitInfo, GitError, valid_branch, valid_path
+from embedded_gitlab.git_storage import CommitInfo, GitError, valid_path
 from embedded_gitlab.http import failure, invalid, not_found, paginate, segment, text
 from embedded_gitlab.store import Row
 
-_ACTIONS = ("create", "update", "delete", "move", "chmod")
-_HISTORY = 1000
+_ACTIONS = ("create", "update", "delete")
 _MAX_ACTIONS = 200
 
 
@@ -60,20 +59,6 @@ def pushed(context: Context, project: Row, user: Row, ref: str, before: str) -> 
         pipelines.create(context, project, user, ref, "push", before_sha=before)
     except pipelines.PipelineRefused:
         return  # no file, or no job for this ref: GitLab makes no pipeline and says nothing
-
-
-async def list_commits(request: Request) -> Response:
-    """GET /projects/:id/repository/commits."""
-    context, project = _readable(request)
-    ref = request.query_params.get("ref_name") or project["default_branch"]
-    found = context.git.resolve(project["id"], ref)
-    if found is None:
-        raise not_found("Repository")
-    rows = [
-        present.commit(context, project, info)
-        for info in context.git.history(project["id"], found[1], _HISTORY)
-    ]
-    return paginate(request, context.settings.external_url, rows, lambda row: row)
 
 
 async def show_commit(request: Request) -> Response:
@@ -139,29 +124,6 @@ async def one_branch(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def create_branch(request: Request) -> Response:
-    """POST /projects/:id/repository/branches: from a branch, tag or commit."""
-    context = of(request)
-    identity = auth.require(context.store, request)
-    project = auth.project_for(context.store, identity, segment(request, "id"), write=True)
-    values = await context.parameters(request)
-    name, ref = text(values, "branch"), text(values, "ref")
-    if name in context.git.heads(project["id"]):
-        raise failure(400, "Branch already exists")
-    if not valid_branch(name):
-        raise failure(400, "Branch name is invalid")
-    found = context.git.resolve(project["id"], ref)
-    info = context.git.commit_info(project["id"], found[1] if found else ref)
-    if info is None:
-        raise failure(400, f"Invalid reference name: {ref}")
-    try:
-        context.git.set_ref(project["id"], f"refs/heads/{name}", info.sha)
-    except GitError as error:
-        raise failure(400, str(error)) from None
-    pushed(context, project, identity.user, name, "")
-    return JSONResponse(_branch(context, project, {"name": name, "sha": info.sha}), 201)
-
-
 async def tree(request: Request) -> Response:
     """GET /projects/:id/repository/tree, recursive."""
     context, project = _readable(request)
@@ -208,34 +170,13 @@ async def show_file(request: Request) -> Response:
     )
 
 
-async def change_file(request: Request) -> Response:
-    """POST, PUT, DELETE /projects/:id/repository/files/:path."""
-    context = of(request)
-    identity = auth.require(context.store, request)
-    project = auth.project_for(context.store, identity, segment(request, "id"), write=True)
-    values, path = await context.parameters(request), segment(request, "path")
-    if not valid_path(path):
-        raise invalid("file_path should be a valid file path")
-    kind = {"POST": "create", "PUT": "update", "DELETE": "delete"}[request.method]
-    if kind != "delete":
-        text(values, "content")
-    action = {**values, "action": kind, "file_path": path}
-    _commit(context, project, identity.user, values, [action])
-    if kind == "delete":
-        return Response(status_code=204)
-    return JSONResponse({"file_path": path, "branch": values["branch"]}, 201 if kind == "create" else 200)
-
-
 _FILE = "/projects/{id}/repository/files/{path}"
 ROUTES = [
     Route("/projects/{id}/repository/commits", create_commit, methods=["POST"]),
-    Route("/projects/{id}/repository/commits", list_commits, methods=["GET"]),
     Route("/projects/{id}/repository/commits/{sha}", show_commit, methods=["GET"]),
     Route("/projects/{id}/repository/branches", list_branches, methods=["GET"]),
-    Route("/projects/{id}/repository/branches", create_branch, methods=["POST"]),
     Route("/projects/{id}/repository/branches/{branch}", one_branch, methods=["GET", "DELETE"]),
     Route("/projects/{id}/repository/tree", tree, methods=["GET"]),
     Route(f"{_FILE}/raw", show_file, methods=["GET"]),
     Route(_FILE, show_file, methods=["GET"]),
-    Route(_FILE, change_file, methods=["POST", "PUT", "DELETE"]),
 ]

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from embedded_gitlab import jobs, payload, runners, tokens
 from embedded_gitlab.context import Context, of
-from embedded_gitlab.http import failure, flag, forbidden, invalid, names, number, text, whole
+from embedded_gitlab.http import failure, forbidden, invalid, number, text, whole
 from embedded_gitlab.settings import MEBIBYTE
 from embedded_gitlab.store import Row, now
 
@@ -37,23 +37,7 @@ async def register(request: Request) -> Response:
     if project is None:
         raise forbidden()
     token = tokens.registered_runner_token()
-    paused = flag(values, "paused", not flag(values, "active", True))
-    tags, untagged = names(values, "tag_list"), flag(values, "run_untagged", True)
-    runners.check_tags(tags, untagged)
-    runner = runners.insert(
-        context,
-        token,
-        "registration_token",
-        project_id=project["id"],
-        description=text(values, "description", ""),
-        maintenance_note=text(values, "maintenance_note", ""),
-        paused=paused,
-        locked=flag(values, "locked", False),
-        run_untagged=untagged,
-        tag_list=json.dumps(tags),
-        access_level=runners.access_level(values),
-        maximum_timeout=runners.maximum_timeout(values),
-    )
+    runner = runners.insert(context, token, "registration_token", project["id"], **runners.attributes(values))
     _contact(context, request, runner, values)
     return JSONResponse({"id": runner["id"], "token": token, "token_expires_at": None}, 201)
 

@@ -25,7 +25,7 @@ from embedded_gitlab.http import (
     segment,
     text,
     whole,
-)  # fmt: skip
+)
 from embedded_gitlab.store import Row, now
 
 _MINIMUM_TIMEOUT_S = 600
@@ -65,6 +65,22 @@ def reset_token(context: Context, runner: Row) -> str:
     return token
 
 
+def attributes(values: Mapping[str, Any]) -> dict[str, object]:
+    """Columns of a new runner, as both ways to make one take them. 400 where they contradict each other."""
+    tags, untagged = names(values, "tag_list"), flag(values, "run_untagged", True)
+    check_tags(tags, untagged)
+    _refuse_protected(values)
+    return {
+        "description": text(values, "description", ""),
+        "maintenance_note": text(values, "maintenance_note", ""),
+        "paused": flag(values, "paused", not flag(values, "active", True)),
+        "locked": flag(values, "locked", False),
+        "run_untagged": untagged,
+        "tag_list": json.dumps(tags),
+        "maximum_timeout": maximum_timeout(values),
+    }
+
+
 def check_tags(tags: list[str], run_untagged: bool) -> None:
     """A runner without tags must run untagged jobs."""
     if not tags and not run_untagged:
@@ -73,12 +89,9 @@ def check_tags(tags: list[str], run_untagged: bool) -> None:
         )
 
 
-def access_level(values: Mapping[str, Any]) -> str:
-    """``not_protected`` or ``ref_protected``."""
-    level = text(values, "access_level", "not_protected")
-    if level not in ("not_protected", "ref_protected"):
-        raise invalid("access_level does not have a valid value")
-    return level
+def _refuse_protected(values: Mapping[str, Any]) -> None:
+    if values.get("access_level", "not_protected") != "not_protected":
+        raise invalid("access_level: only not_protected is supported by this GitLab")
 
 
 def maximum_timeout(values: Mapping[str, Any]) -> int | None:
@@ -109,23 +122,10 @@ async def create(request: Request) -> Response:
         raise not_found("Group")
     else:
         raise invalid("runner_type does not have a valid value")
-    tags, untagged = names(values, "tag_list"), flag(values, "run_untagged", True)
-    check_tags(tags, untagged)
     token = tokens.runner_token()
+    creator = identity.user["id"]
     runner = insert(
-        context,
-        token,
-        "authenticated_user",
-        project_id,
-        creator_id=identity.user["id"],
-        description=text(values, "description", ""),
-        maintenance_note=text(values, "maintenance_note", ""),
-        paused=flag(values, "paused", False),
-        locked=flag(values, "locked", False),
-        run_untagged=untagged,
-        tag_list=json.dumps(tags),
-        access_level=access_level(values),
-        maximum_timeout=maximum_timeout(values),
+        context, token, "authenticated_user", project_id, creator_id=creator, **attributes(values)
     )
     return JSONResponse({"id": runner["id"], "token": token, "token_expires_at": None}, 201)
 
@@ -245,8 +245,7 @@ async def change(request: Request) -> Response:
             changes[key] = text(values, key, "")
     if "tag_list" in values:
         changes["tag_list"] = json.dumps(names(values, "tag_list"))
-    if "access_level" in values:
-        changes["access_level"] = access_level(values)
+    _refuse_protected(values)
     if "maximum_timeout" in values:
         changes["maximum_timeout"] = maximum_timeout(values)
     if not changes:
@@ -272,28 +271,6 @@ async def delete(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def reset(request: Request) -> Response:
-    """POST /runners/:id/reset_authentication_token."""
-    context = of(request)
-    identity = auth.require(context.store, request, "api", "manage_runner")
-    token = reset_token(context, _runner_for(context, identity, request))
-    return JSONResponse({"token": token, "token_expires_at": None}, 201)
-
-
-async def jobs_of(request: Request) -> Response:
-    """GET /runners/:id/jobs, filtered by status."""
-    context = of(request)
-    identity = auth.require(context.store, request)
-    runner = _runner_for(context, identity, request)
-    order = "ASC" if request.query_params.get("sort") == "asc" else "DESC"
-    rows = context.store.all(f"SELECT * FROM jobs WHERE runner_id = ? ORDER BY id {order}", runner["id"])
-    if status := request.query_params.get("status"):
-        rows = [row for row in rows if row["status"] == status]
-    return paginate(
-        request, context.settings.external_url, rows, lambda row: present.job_of_runner(context, row)
-    )
-
-
 async def assign(request: Request) -> Response:
     """POST /projects/:id/runners."""
     context = of(request)
@@ -314,24 +291,6 @@ async def assign(request: Request) -> Response:
     return JSONResponse(present.runner(context, runner), 201)
 
 
-async def unassign(request: Request) -> Response:
-    """DELETE /projects/:id/runners/:runner_id; never from the only project."""
-    context = of(request)
-    identity = auth.require(context.store, request)
-    project = auth.project_for(context.store, identity, segment(request, "id"), write=True)
-    runner_id = number(request, "runner_id")
-    held = _projects_of(context, {"id": runner_id})
-    if project["id"] not in [row["id"] for row in held]:
-        raise not_found("Runner")
-    if len(held) == 1:
-        raise forbidden("Only one project associated with the runner. Please remove the runner instead")
-    context.store.execute(
-        "DELETE FROM runner_projects WHERE runner_id = ? AND project_id = ?", runner_id, project["id"]
-    )
-    context.queue.tick([runner_id])
-    return Response(status_code=204)
-
-
 ROUTES = [
     Route("/user/runners", create, methods=["POST"]),
     Route("/runners", list_owned, methods=["GET"]),
@@ -340,9 +299,6 @@ ROUTES = [
     Route("/runners/{id}", change, methods=["PUT"]),
     Route("/runners/{id}", delete, methods=["DELETE"]),
     Route("/runners/{id}/managers", managers, methods=["GET"]),
-    Route("/runners/{id}/jobs", jobs_of, methods=["GET"]),
-    Route("/runners/{id}/reset_authentication_token", reset, methods=["POST"]),
     Route("/projects/{id}/runners", list_of_project, methods=["GET"]),
     Route("/projects/{id}/runners", assign, methods=["POST"]),
-    Route("/projects/{id}/runners/{runner_id}", unassign, methods=["DELETE"]),
 ]

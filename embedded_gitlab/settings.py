@@ -17,7 +17,6 @@ class Settings:
     state_dir: Path
     registry_host: str | None = None
     """``CI_REGISTRY``; None: the container registry is off, as in a GitLab without one."""
-    registry_url: str | None = None
     registry_ca: Path | None = None
     long_poll_s: float = 50.0
     """How long an idle job request is held (Workhorse: apiCiLongPollingDuration)."""

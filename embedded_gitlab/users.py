@@ -12,17 +12,7 @@ from starlette.routing import Route
 
 from embedded_gitlab import auth, present, tokens
 from embedded_gitlab.context import Context, of
-from embedded_gitlab.http import (
-    failure,
-    flag,
-    forbidden,
-    invalid,
-    names,
-    not_found,
-    number,
-    paginate,
-    text,
-)
+from embedded_gitlab.http import failure, flag, forbidden, invalid, names, not_found, number, text
 from embedded_gitlab.store import Row, iso, now
 from embedded_gitlab.variables import VERSION
 
@@ -74,7 +64,7 @@ def _token_shape(row: Row) -> dict[str, object]:
 
 
 async def version(request: Request) -> Response:
-    """GET /version and /metadata."""
+    """GET /version."""
     context = of(request)
     auth.require(context.store, request, "api", "read_api", "read_user")
     kas = {"enabled": False, "externalUrl": None, "externalK8sProxyUrl": None, "version": None}
@@ -87,16 +77,6 @@ async def current(request: Request) -> Response:
     context = of(request)
     identity = auth.require(context.store, request, "api", "read_api", "read_user")
     return JSONResponse(present.current_user(context, identity.user))
-
-
-async def list_users(request: Request) -> Response:
-    """GET /users, by username."""
-    context = of(request)
-    auth.require(context.store, request, "api", "read_api", "read_user")
-    rows = context.store.all("SELECT * FROM users ORDER BY id DESC")
-    if username := request.query_params.get("username"):
-        rows = [row for row in rows if row["username"].lower() == username.lower()]
-    return paginate(request, context.settings.external_url, rows, lambda row: present.user(context, row))
 
 
 async def show_user(request: Request) -> Response:
@@ -180,15 +160,6 @@ async def own_token(request: Request) -> Response:
     return JSONResponse(_token_shape(identity.token))
 
 
-async def list_tokens(request: Request) -> Response:
-    """GET /personal_access_tokens: one's own, or all for administrators."""
-    context = of(request)
-    identity = auth.require(context.store, request)
-    rows = context.store.all("SELECT * FROM access_tokens ORDER BY id DESC")
-    rows = [row for row in rows if identity.admin or row["user_id"] == identity.user["id"]]
-    return paginate(request, context.settings.external_url, rows, _token_shape)
-
-
 async def revoke_token(request: Request) -> Response:
     """DELETE /personal_access_tokens/:id."""
     context = of(request)
@@ -202,14 +173,11 @@ async def revoke_token(request: Request) -> Response:
 
 ROUTES = [
     Route("/version", version, methods=["GET"]),
-    Route("/metadata", version, methods=["GET"]),
     Route("/user", current, methods=["GET"]),
-    Route("/users", list_users, methods=["GET"]),
     Route("/users", create_user, methods=["POST"]),
     Route("/users/{id}", show_user, methods=["GET"]),
     Route("/users/{id}", delete_user, methods=["DELETE"]),
     Route("/users/{id}/personal_access_tokens", create_token, methods=["POST"]),
-    Route("/personal_access_tokens", list_tokens, methods=["GET"]),
     Route("/personal_access_tokens/self", own_token, methods=["GET", "DELETE"]),
     Route("/personal_access_tokens/{id}", revoke_token, methods=["DELETE"]),
 ]

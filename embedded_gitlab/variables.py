@@ -88,43 +88,26 @@ def of_pipeline(context: Context, project: Row, pipeline: Row) -> list[Variable]
     commit = context.git.commit_info(project["id"], pipeline["sha"])
     ref, tag = pipeline["ref"], bool(pipeline["tag"])
     url = context.url(project["full_path"])
-    version = VERSION.split(".")
+    major, minor, patch = VERSION.split(".")
     pairs: list[tuple[str, object]] = [
-        ("CI_PIPELINE_IID", pipeline["iid"]),
-        ("CI_PIPELINE_SOURCE", pipeline["source"]),
-        ("CI", "true"),
-        ("GITLAB_CI", "true"),
-        ("CI_SERVER", "yes"),
-        ("CI_SERVER_URL", settings.external_url),
-        ("CI_SERVER_HOST", settings.host),
-        ("CI_SERVER_FQDN", urlsplit(settings.external_url).netloc),
-        ("CI_SERVER_PORT", settings.port),
-        ("CI_SERVER_PROTOCOL", settings.scheme),
-        ("CI_SERVER_NAME", "GitLab"),
-        ("CI_SERVER_VERSION", VERSION),
-        ("CI_SERVER_VERSION_MAJOR", version[0]),
-        ("CI_SERVER_VERSION_MINOR", version[1]),
-        ("CI_SERVER_VERSION_PATCH", version[2]),
-        ("CI_API_V4_URL", context.url("api/v4")),
-        ("CI_PROJECT_ID", project["id"]),
-        ("CI_PROJECT_NAME", project["path"]),
-        ("CI_PROJECT_TITLE", project["name"]),
-        ("CI_PROJECT_PATH", project["full_path"]),
-        ("CI_PROJECT_PATH_SLUG", slug(project["full_path"])),
-        ("CI_PROJECT_NAMESPACE", namespace),
-        ("CI_PROJECT_ROOT_NAMESPACE", namespace.split("/")[0]),
-        ("CI_PROJECT_URL", url),
-        ("CI_PROJECT_VISIBILITY", project["visibility"]),
-        ("CI_DEFAULT_BRANCH", project["default_branch"]),
-        ("CI_CONFIG_PATH", ".gitlab-ci.yml"),
-        ("CI_COMMIT_SHA", pipeline["sha"]),
-        ("CI_COMMIT_SHORT_SHA", pipeline["sha"][:8]),
-        ("CI_COMMIT_BEFORE_SHA", pipeline["before_sha"] or ZERO_SHA),
-        ("CI_COMMIT_REF_NAME", ref),
-        ("CI_COMMIT_REF_SLUG", slug(ref)),
+        ("CI", "true"), ("GITLAB_CI", "true"), ("CI_SERVER", "yes"), ("CI_SERVER_NAME", "GitLab"),
+        ("CI_PIPELINE_IID", pipeline["iid"]), ("CI_PIPELINE_SOURCE", pipeline["source"]),
+        ("CI_SERVER_URL", settings.external_url), ("CI_SERVER_HOST", settings.host),
+        ("CI_SERVER_FQDN", urlsplit(settings.external_url).netloc), ("CI_SERVER_PORT", settings.port),
+        ("CI_SERVER_PROTOCOL", settings.scheme), ("CI_SERVER_VERSION", VERSION),
+        ("CI_SERVER_VERSION_MAJOR", major), ("CI_SERVER_VERSION_MINOR", minor),
+        ("CI_SERVER_VERSION_PATCH", patch), ("CI_API_V4_URL", context.url("api/v4")),
+        ("CI_PROJECT_ID", project["id"]), ("CI_PROJECT_NAME", project["path"]),
+        ("CI_PROJECT_TITLE", project["name"]), ("CI_PROJECT_PATH", project["full_path"]),
+        ("CI_PROJECT_PATH_SLUG", slug(project["full_path"])), ("CI_PROJECT_NAMESPACE", namespace),
+        ("CI_PROJECT_ROOT_NAMESPACE", namespace.split("/")[0]), ("CI_PROJECT_URL", url),
+        ("CI_PROJECT_VISIBILITY", project["visibility"]), ("CI_DEFAULT_BRANCH", project["default_branch"]),
+        ("CI_CONFIG_PATH", ".gitlab-ci.yml"), ("CI_COMMIT_SHA", pipeline["sha"]),
+        ("CI_COMMIT_SHORT_SHA", pipeline["sha"][:8]), ("CI_COMMIT_REF_NAME", ref),
+        ("CI_COMMIT_BEFORE_SHA", pipeline["before_sha"] or ZERO_SHA), ("CI_COMMIT_REF_SLUG", slug(ref)),
         ("CI_COMMIT_TAG" if tag else "CI_COMMIT_BRANCH", ref),
         ("CI_COMMIT_REF_PROTECTED", str(ref == project["default_branch"]).lower()),
-    ]
+    ]  # fmt: skip
     if commit is not None:
         stamp = (iso(commit.at) or "")[:19] + "+00:00"
         pairs += [

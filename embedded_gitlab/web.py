@@ -5,11 +5,12 @@ Signed in with HTTP Basic: the user name and a personal access token. Nothing ca
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
+from jinja2 import Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -25,12 +26,28 @@ _ANSI = re.compile(
     r"\x1b\[[0-9;]*[A-Za-z]|section_(?:start|end):\d+:[^\r\n]*\r|^\S{20,40}Z \d\d[OE][ +]", re.MULTILINE
 )
 """Colours, sections, and the stamps that runner 18.7 and later put before each line."""
-_STYLE = (
-    "body{font:15px system-ui;margin:2rem auto;max-width:70rem}table{border-collapse:collapse;width:100%}"
-    "td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
-    "pre{background:#111;color:#eee;padding:1rem;overflow:auto}"
-    ".success,.online{color:#108548}.failed,.offline{color:#dd2b0e}.running{color:#1f75cb}"
-)
+_PAGE = Environment(autoescape=True, trim_blocks=True).from_string("""\
+<!doctype html><meta charset=utf-8><title>{{ title }} - GitLab</title>
+<style>body{font:15px system-ui;margin:2rem auto;max-width:70rem}table{border-collapse:collapse;width:100%}
+td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}
+pre{background:#111;color:#eee;padding:1rem;overflow:auto}
+.success,.online{color:#108548}.failed,.offline{color:#dd2b0e}.running{color:#1f75cb}</style>
+<p><a href='/'>Projects</a><h1>{{ title }}</h1>
+{% if log is not none %}
+<pre>{{ log }}</pre>
+{% endif %}
+{% for heading, head, rows in tables %}
+<h2>{{ heading }}</h2><table><tr>{% for cell in head %}<th>{{ cell }}{% endfor %}
+{% for row in rows %}
+<tr>{% for cell in row %}<td>{% if cell is not mapping %}{{ cell }}
+{%- elif cell.to is defined %}<a href='/{{ cell.to }}'>{{ cell.text }}</a>
+{%- else %}<b class='{{ cell.status }}'>{{ cell.status }}</b>{% endif %}{% endfor %}
+{% endfor %}
+</table>
+{% endfor %}
+""")
+Cell = str | dict[str, str]
+Table = tuple[str, tuple[str, ...], Sequence[tuple[Cell, ...]]]
 
 
 async def home(request: Request) -> Response:
@@ -40,10 +57,8 @@ async def home(request: Request) -> Response:
     if identity is None:
         return _sign_in()
     rows = [row for row in context.store.all("SELECT * FROM projects") if auth.may_read(identity, row)]
-    table = _table(
-        ("Project", "Visibility"), [(_link(r["full_path"], r["full_path"]), r["visibility"]) for r in rows]
-    )
-    return _page("Projects", table)
+    shown = [({"to": row["full_path"], "text": row["full_path"]}, row["visibility"]) for row in rows]
+    return _page("Projects", [("", ("Project", "Visibility"), shown)])
 
 
 async def project(request: Request) -> Response:
@@ -51,7 +66,6 @@ async def project(request: Request) -> Response:
     context, row = _project(request)
     if row is None:
         return _sign_in()
-    base = row["full_path"]
     runners = context.store.all(
         "SELECT r.* FROM runners r JOIN runner_projects p ON p.runner_id = r.id WHERE p.project_id = ?",
         row["id"],
@@ -60,25 +74,16 @@ async def project(request: Request) -> Response:
         "SELECT * FROM pipelines WHERE project_id = ? ORDER BY id DESC LIMIT 50", row["id"]
     )
     shown = [
-        (
-            f"#{runner['id']} ({html.escape(runner['short_sha'])})",
-            _status(present.runner_status(context.settings, runner)),
-            html.escape(", ".join(json.loads(runner["tag_list"]))),
-            html.escape(runner["description"] or ""),
-        )
-        for runner in runners
-    ]
+        (f"#{r['id']} ({r['short_sha']})", {"status": present.runner_status(context.settings, r)},
+         ", ".join(json.loads(r["tag_list"])), r["description"] or "") for r in runners
+    ]  # fmt: skip
+    base = row["full_path"]
     listed = [
-        (
-            _status(p["status"]),
-            _link(f"{base}/-/pipelines/{p['id']}", f"#{p['id']}"),
-            html.escape(p["ref"]),
-            p["sha"][:8],
-        )
-        for p in pipelines
-    ]
-    body = "<h2>Runners</h2>" + _table(("Runner", "Status", "Tags", "Description"), shown)
-    return _page(base, body + "<h2>Pipelines</h2>" + _table(("Status", "Pipeline", "Ref", "Commit"), listed))
+        ({"status": p["status"]}, {"to": f"{base}/-/pipelines/{p['id']}", "text": f"#{p['id']}"}, p["ref"],
+         p["sha"][:8]) for p in pipelines
+    ]  # fmt: skip
+    first = ("Runners", ("Runner", "Status", "Tags", "Description"), shown)
+    return _page(base, [first, ("Pipelines", ("Status", "Pipeline", "Ref", "Commit"), listed)])
 
 
 async def pipeline(request: Request) -> Response:
@@ -88,21 +93,16 @@ async def pipeline(request: Request) -> Response:
         return _sign_in()
     found = _child(context, "pipelines", row, request)
     if found is None:
-        return _missing()
+        return _page("404: Page not found", [], status=404)
     jobs = context.store.all("SELECT * FROM jobs WHERE pipeline_id = ? ORDER BY stage_index, id", found["id"])
+    base = f"{row['full_path']}/-/jobs"
     listed = [
-        (
-            _status(job["status"]),
-            _link(f"{row['full_path']}/-/jobs/{job['id']}", f"#{job['id']}: {job['name']}"),
-            html.escape(job["stage"]),
-            html.escape(job["failure_reason"] or ""),
-            iso(job["finished_at"]) or "",
-        )
-        for job in jobs
-    ]
-    errors = f"<pre>{html.escape(found['yaml_errors'])}</pre>" if found["yaml_errors"] else ""
-    table = _table(("Status", "Job", "Stage", "Reason", "Finished"), listed)
-    return _page(f"{row['full_path']} pipeline #{found['id']} {found['status']}", errors + table)
+        ({"status": job["status"]}, {"to": f"{base}/{job['id']}", "text": f"#{job['id']}: {job['name']}"},
+         job["stage"], job["failure_reason"] or "", iso(job["finished_at"]) or "") for job in jobs
+    ]  # fmt: skip
+    title = f"{row['full_path']} pipeline #{found['id']} {found['status']}"
+    head = ("Status", "Job", "Stage", "Reason", "Finished")
+    return _page(title, [("Jobs", head, listed)], log=found["yaml_errors"])
 
 
 async def job(request: Request) -> Response:
@@ -112,7 +112,7 @@ async def job(request: Request) -> Response:
         return _sign_in()
     found = _child(context, "jobs", row, request)
     if found is None:
-        return _missing()
+        return _page("404: Page not found", [], status=404)
     if request.url.path.endswith("/raw"):
         return send_trace(context, found)
     log = ""
@@ -121,7 +121,7 @@ async def job(request: Request) -> Response:
             file.seek(max(0, size - _SHOWN_LOG_BYTES))
             log = _ANSI.sub("", file.read().decode("utf-8", "replace"))
     title = f"{row['full_path']} job #{found['id']} {found['name']}: {found['status']}"
-    return _page(title, f"<pre>{html.escape(log)}</pre>")
+    return _page(title, [], log=log)
 
 
 def _reader(context: Context, request: Request) -> auth.Identity | None:
@@ -151,33 +151,9 @@ def _sign_in() -> Response:
     )
 
 
-def _missing() -> Response:
-    return _page("404: Page not found", "", 404)
-
-
-def _page(title: str, body: str, status: int = 200) -> Response:
-    head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)} - GitLab</title>"
+def _page(title: str, tables: Sequence[Table], *, log: Any = None, status: int = 200) -> Response:
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return HTMLResponse(
-        f"{head}<style>{_STYLE}</style><p><a href='/'>Projects</a><h1>{html.escape(title)}</h1>{body}",
-        status,
-        headers,
-    )
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    top = "".join(f"<th>{cell}" for cell in head)
-    return (
-        f"<table><tr>{top}" + "".join("<tr>" + "".join(f"<td>{c}" for c in row) for row in rows) + "</table>"
-    )
-
-
-def _link(path: str, label: str) -> str:
-    return f"<a href='/{html.escape(path, quote=True)}'>{html.escape(label)}</a>"
-
-
-def _status(text: str) -> str:
-    return f"<b class='{html.escape(text)}'>{html.escape(text)}</b>"
+    return HTMLResponse(_PAGE.render(title=title, tables=tables, log=log), status, headers)
 
 
 ROUTES = [

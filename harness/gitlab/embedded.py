@@ -64,13 +64,7 @@ class EmbeddedGitLab:
     def start(self) -> EmbeddedGitLab:
         """Start, and return once it listens. Raises EnvironmentProblem with the log's end when it doesn't."""
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [
-            sys.executable,
-            "-m",
-            "embedded_gitlab",
-            "--listen",
-            f"{self._host_ip}:{self._port}",
-        ]
+        command = [sys.executable, "-m", "embedded_gitlab", "--listen", f"{self._host_ip}:{self._port}"]
         command += ["--state", str(self.state_dir), "--long-poll", str(self._long_poll_s), *self._extra]
         if self._registry_host:
             command += ["--registry", self._registry_host]

@@ -83,17 +83,16 @@ class Target:
             base = f"/api/v4/projects/{project.id}"
             found += [
                 ("POST", f"{base}/repository/commits", commit),
-                ("POST", f"{base}/repository/branches", {"branch": "b", "ref": "main"}),
-                ("POST", f"{base}/repository/files/x%2Fy", {**commit, "content": "x"}),
+                ("DELETE", f"{base}/repository/branches/other", {}),
                 ("POST", f"{base}/pipeline", {"ref": "main", "variables": [{"key": "K", "value": "v"}]}),
-                ("POST", f"{base}/variables", {"key": "K", "value": "v", "masked": False, "variable_type": "file"}),
+                ("POST", f"{base}/variables", {"key": "K", "value": "v", "masked": False, "raw": True}),
                 ("PUT", f"{base}/variables/CANARY", {"value": "x"}),
                 ("PUT", base, {"description": "x", "default_branch": "main", "build_timeout": 3600}),
                 ("POST", f"{base}/runners", {"runner_id": self.runner_id}),
                 *(("GET", f"{base}{path}", {}) for path in (
-                    "", "/jobs", "/pipelines", "/variables", "/repository/tree", "/repository/commits",
-                    "/runners", "/repository/files/.gitlab-ci.yml?ref=main", "/repository/branches/main", "/jobs/1/trace",
-                    f"/pipelines/{self.pipeline.id}/variables", "/registry/repositories")),
+                    "", "/jobs", "/pipelines", "/variables", "/repository/tree", "/repository/commits/main",
+                    "/runners", "/repository/files/.gitlab-ci.yml?ref=main", "/repository/branches/main",
+                    "/jobs/1/trace", f"/pipelines/{self.pipeline.id}/variables", "/registry/repositories")),
             ]  # fmt: skip
             found += [("GET", f"/{project.path_with_namespace}{rest}", {}) for rest in (
                 "", ".git/info/refs?service=git-upload-pack", "/-/jobs/1", "/-/pipelines/1")]  # fmt: skip
@@ -121,7 +120,7 @@ class Target:
             ("PUT", f"/api/v4/jobs/{self.job['id']}", state),
             ("PATCH", f"/api/v4/jobs/{self.job['id']}/trace", {}),
             ("GET", "/api/v4/user", {}),
-            ("GET", "/api/v4/personal_access_tokens", {}),
+            ("GET", "/api/v4/personal_access_tokens/self", {}),
             ("GET", "/jwt/auth?service=container_registry&scope=repository:root/secret:pull", {}),
         ]
 
