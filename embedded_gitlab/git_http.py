@@ -23,11 +23,7 @@ from embedded_gitlab.repository import pushed
 from embedded_gitlab.store import Row
 
 _SERVICES = ("git-upload-pack", "git-receive-pack")
-_NO_CACHE = {
-    "Cache-Control": "no-cache, max-age=0, must-revalidate",
-    "Expires": "Fri, 01 Jan 1980 00:00:00 GMT",
-    "Pragma": "no-cache",
-}
+_NO_CACHE = {"Cache-Control": "no-cache, max-age=0, must-revalidate"}
 _PIECE = 64 * 1024
 _IDLE_S = 60.0
 """A client that neither sends nor reads for this long is given up."""
@@ -134,13 +130,8 @@ def _authorize(context: Context, request: Request, *, write: bool) -> tuple[Row,
 
 
 def _unauthorized() -> Response:
-    text = "HTTP Basic: Access denied. If a password was provided for Git authentication, the password was "
-    return Response(
-        f"{text}incorrect or you're required to use a token instead of a password.\n",
-        401,
-        {"WWW-Authenticate": 'Basic realm="GitLab"'},
-        media_type="text/plain",
-    )
+    text = "HTTP Basic: Access denied. The provided password or token is incorrect.\n"
+    return Response(text, 401, {"WWW-Authenticate": 'Basic realm="GitLab"'}, media_type="text/plain")
 
 
 async def _git(context: Context, project: Row, request: Request, arguments: list[str]) -> Any:

@@ -81,6 +81,17 @@ async def show(request: Request) -> Response:
     return JSONResponse(present.pipeline(context, _pipeline(context, request), full=True))
 
 
+async def delete(request: Request) -> Response:
+    """DELETE /projects/:id/pipelines/:pipeline_id with its jobs and their logs."""
+    context = of(request)
+    row = _pipeline(context, request, write=True)
+    for job in context.store.all("SELECT id FROM jobs WHERE pipeline_id = ?", row["id"]):
+        context.traces.remove(job["id"])
+    context.store.execute("DELETE FROM pipelines WHERE id = ?", row["id"])
+    context.git.set_ref(row["project_id"], f"refs/pipelines/{row['id']}", None)
+    return Response(status_code=204)
+
+
 async def cancel(request: Request) -> Response:
     """POST /projects/:id/pipelines/:pipeline_id/cancel."""
     context = of(request)
@@ -195,6 +206,7 @@ ROUTES = [
     Route("/projects/{id}/pipeline", create, methods=["POST"]),
     Route("/projects/{id}/pipelines", list_pipelines, methods=["GET"]),
     Route(_PIPELINE, show, methods=["GET"]),
+    Route(_PIPELINE, delete, methods=["DELETE"]),
     Route(f"{_PIPELINE}/cancel", cancel, methods=["POST"]),
     Route(f"{_PIPELINE}/retry", retry, methods=["POST"]),
     Route(f"{_PIPELINE}/jobs", list_jobs, methods=["GET"]),
