@@ -207,6 +207,9 @@ class Graph:
         def run() -> None:
             try:
                 self._run(step)
+            except BaseException as error:  # whoever was to be told could not take it: then it is not done
+                failure = as_harness_error(error, f"telling of step {step.name}")
+                self._end(step, self._now(), StepStatus.FAILED, error=failure)
             finally:
                 self._ended.put(step.name)
 

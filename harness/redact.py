@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 import re
 import threading
 from urllib.parse import quote
@@ -80,21 +79,6 @@ def redact(text: str) -> str:
     text = _SHAPES.sub(REDACTED, text)
     text = _AFTER_NAME.sub(rf"\1{REDACTED}", text)
     return _URL_PASSWORD.sub(rf"\1:{REDACTED}", text)
-
-
-class RedactingFilter(logging.Filter):
-    """Cuts secrets from message, arguments and traceback of every record that passes.
-
-    Put it on handlers: a logger's filters don't see the records of its children.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = redact(record.getMessage())
-        record.args = None
-        if record.exc_info:
-            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
-            record.exc_info = None
-        return True
 
 
 def _remember(value: str) -> None:

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,6 @@ class NodeSpec:
     docker_engine: str
     write_template: bool
     environment: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """For the keeper's file."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> NodeSpec:
-        """The other way round."""
-        return cls(**json.loads(text))
 
     @property
     def root(self) -> Path:

@@ -144,6 +144,16 @@ def test_any_other_exception_is_a_defect_of_the_suite() -> None:
     assert "KeyError" in error.evidence
 
 
+def test_a_step_whose_result_nobody_can_take_has_failed() -> None:
+    def changed(state: StepState) -> None:
+        if state.ok:
+            raise TypeError("cannot be written")
+
+    one = Graph(on_failure=OnFailure.STOP_DEPENDENTS, changed=changed)
+    one.run(named(step("a"), step("b", "a")))
+    assert statuses(one) == {"a": "failed", "b": "skipped"}
+
+
 def test_a_step_in_this_thread_raises_what_it_raises() -> None:
     one = graph()
     assert one.run_here(step("a", run=threading.get_ident)) == threading.get_ident()
