@@ -104,7 +104,7 @@ RUNS: tuple[Run, ...] = (
             Slip(
                 "gcr.io can be reached from the second cluster",
                 {"kube-rbac-proxy/pull-fails": "kube-rbac-proxy:v0.8.0 can't be pulled: failed"},
-                "fixtures/second_cluster.py",
+                "fixtures/steps/second_cluster.py",
                 "unreachable_registries=(self._replacement.registry,)",
                 "unreachable_registries=()",
             ),
@@ -116,7 +116,7 @@ RUNS: tuple[Run, ...] = (
                 "the node that should have no Docker has it",
                 # It fails there too: the engine does not know the CA of the first cluster's registry.
                 {"docker-sock/node-without-docker": "the log lacks 'Cannot connect to the Docker daemon"},
-                "fixtures/second_cluster.py",
+                "fixtures/steps/second_cluster.py",
                 "docker_engine=False",
                 "docker_engine=True",
             ),
