@@ -29,6 +29,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.evidence import collect
+from harness.matrix import cli as matrix
 from harness.options import OPTIONS, UP, Given, Option, ProvisionOptions, provision_options
 from harness.redact import redact
 
@@ -279,6 +280,9 @@ def reap(
     if resisted:
         raise LeftoversError("not everything could be removed", evidence="\n".join(resisted))
     console.print("All of it is removed.")
+
+
+matrix.register(app)
 
 
 @contextmanager

@@ -49,6 +49,7 @@ harness.gitlab.patient.stop_after_attempt = lambda number: tenacity.stop_after_a
 HERE = Path(tempfile.mkdtemp(prefix="empty-provisioning-"))
 TOKEN = HERE / "token"
 TOKEN.write_text("glpat-of-nobody-at-all")
+RUN_ID = f"rc-{os.getpid():08x}"
 NOWHERE = "http://127.0.0.1:9"
 
 
@@ -103,7 +104,7 @@ def _empty_context(name: str) -> Any:
         node_shell=lambda argv, timeout_s=30: SimpleNamespace(returncode=0, stdout="\n\n", stderr=""),
     )
     return SimpleNamespace(
-        run_id="rc-00000000",
+        run_id=RUN_ID,
         options=options,
         profile=load_profile("seed"),
         artifacts=EmptyArtifacts(),
@@ -148,7 +149,7 @@ def _given(result: object) -> object:
 class EmptyProvisioning:
     """Everything was made, it says."""
 
-    name, run_id = "empty", "rc-00000000"
+    name, run_id = "empty", RUN_ID
     steps_dir = HERE / "steps"
 
     def subject(self) -> Subject:
