@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.ownership import is_stack_name
 from harness.profile import OVERRIDES
 
@@ -192,6 +192,26 @@ def _project(given: Given) -> UsageError | None:
     return None
 
 
+def _history(given: Given) -> UsageError | None:
+    """Said before a run of minutes, not after it."""
+    path = given.get("history")
+    if path is None or not path.exists():
+        return None
+    from harness.history.store import History  # SQLite is loaded only where it is used
+
+    try:
+        with History(path):
+            return None
+    except HarnessError as error:
+        return UsageError(error.message, error.hint)
+
+
+def _new_red_only(given: Given) -> UsageError | None:
+    if given.get("new_red_only") and not given.get("history"):
+        return UsageError("--new-red-only without --history: nothing tells what was red before")
+    return None
+
+
 def _version(component: str) -> Option:
     name = component if component == "channel" else f"{component.replace('-', '_')}_version"
     return Option(name, f"{component} instead of the profile's", metavar="V", override=component)
@@ -230,6 +250,21 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("name", "name of the stack to keep", metavar="NAME", check=_name),
     Option("report_dir", "where reports go", "path", default="report", programs=(PYTEST,)),
+    Option(
+        "history",
+        "record the run in this file, and say since when what is red is red",
+        "path",
+        metavar="FILE",
+        check=_history,
+        programs=(PYTEST,),
+    ),
+    Option(
+        "new_red_only",
+        "exit code 0 where all that is red was red the last time",
+        "flag",
+        check=_new_red_only,
+        programs=(PYTEST,),
+    ),
 )
 
 

@@ -122,6 +122,8 @@ class Run:
     command: str = ""
     again: str = ""
     notes: tuple[str, ...] = ()
+    host: str = ""
+    suite: str = ""
 
     @property
     def rehearsal(self) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ def conformance_document(run: Run, verdict: Verdict) -> dict[str, Any]:
             "command": run.command,
             "again": run.again,
             "notes": list(run.notes),
+            "host": run.host,
+            "suite": run.suite,
         },
         "components": [_component(c) for c in run.components],
         "outcomes": [_outcome(o) for o in run.outcomes],

@@ -35,7 +35,7 @@ class Made:
 
 class ExampleProvisioning:
     name = "example"
-    run_id = "rc-00000000"
+    run_id = PLAN.get("run_id", "rc-00000000")
     steps_dir = HERE / "steps"
 
     def subject(self):
