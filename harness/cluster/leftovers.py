@@ -66,9 +66,9 @@ def find_leftovers(
             owner = _run_id_in(path.name)
             found += [Leftover(PROCESS, str(pid), owner) for pid in sorted(cgroups.processes(path))]
             found.append(Leftover(CGROUP, str(path), owner))
-    for description, link in nat.owned().items():
-        if link not in links_alive:
-            found.append(Leftover(RULE, description, links.run_id_of(link)))
+    for rule in nat.owned():
+        if rule.link not in links_alive:
+            found.append(Leftover(RULE, str(rule), links.run_id_of(rule.link)))
     found += [Leftover(LINK, name, owner) for name, owner in links.owned().items() if name not in links_alive]
     found += _directories([it.state_dir for it in alive], places)
     unique = dict.fromkeys(it for it in found if run_id in (None, it.run_id))
@@ -80,8 +80,9 @@ def reap(leftovers: Iterable[Leftover]) -> list[str]:
     things = list(leftovers)
     records = [_record(Path(it.name)) for it in things if it.kind == DIRECTORY]
     left = _kill({int(it.name) for it in things if it.kind == PROCESS})
-    for rule in {nat.owned().get(it.name, "") for it in things if it.kind == RULE} - {""}:
-        left += _attempt(f"firewall rules of {rule}", lambda rule=rule: nat.close(rule))
+    rules = {it.name for it in things if it.kind == RULE}
+    for link in {it.link for it in nat.owned() if str(it) in rules}:
+        left += _attempt(f"firewall rules of {link}", lambda link=link: nat.close(link))
     for thing in things:
         if thing.kind == LINK:
             left += _attempt(str(thing), lambda thing=thing: links.remove(thing.name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -131,22 +132,34 @@ def _legacy_loaded() -> bool:
         return False
 
 
-def owned() -> dict[str, str]:
-    """What is in place on this host: a description of each rule or table → the link that it is for."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True)
+class Rule:
+    """A rule or table of ours in place on this host: the node's link, and the command that removes it."""
+
+    link: str
+    removal: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.link}, removed by: {shlex.join(self.removal)}"
+
+
+def owned() -> list[Rule]:
+    """What of ours is in place on this host."""
+    found: list[Rule] = []
     if shutil.which("nft"):
         for entry in _nft_json("list", "ruleset").get("nftables", []):
             table, rule = entry.get("table"), entry.get("rule")
             if table and table["name"].startswith(_TABLE):
-                found[f"nft table ip {table['name']}"] = table["name"].removeprefix(_TABLE)
+                link = table["name"].removeprefix(_TABLE)
+                found.append(Rule(link, ("nft", "delete", "table", table["family"], table["name"])))
             elif rule and (link := _link_of(str(rule.get("comment", "")))):
-                where = f"{rule['family']} {rule['table']} {rule['chain']}"
-                found[f"nft rule {where} handle {rule['handle']}"] = link
+                where = (rule["family"], rule["table"], rule["chain"], "handle", str(rule["handle"]))
+                found.append(Rule(link, ("nft", "delete", "rule", *where)))
     for command in _IPTABLES:
-        for table, line in _tagged_iptables_rules(command):
-            comment = line.partition('--comment "')[2].partition('"')[0]
+        for table, words in _iptables_rules(command):
+            comment = words[words.index("--comment") + 1] if "--comment" in words else ""
             if link := _link_of(comment):
-                found[f"{command} -t {table} {line}"] = link
+                found.append(Rule(link, (command, "-w", "-t", table, "-D", *words[1:])))
     return found
 
 
@@ -156,46 +169,25 @@ def _link_of(comment: str) -> str:
     return link if link and link.startswith(run_id.replace("-", "") + "n") else ""
 
 
-def _tagged_iptables_rules(command: str) -> list[tuple[str, str]]:
+def _iptables_rules(command: str) -> list[tuple[str, list[str]]]:
+    """Table and words (``-A``, chain, …) of every rule that this flavour of iptables shows."""
     if not shutil.which(command):
         return []
     if "legacy" in _output([command, "--version"]) and not _legacy_loaded():
         return []
     return [
-        (table, line)
+        (table, shlex.split(line))
         for table in ("filter", "nat")
         for line in _output([command, "-w", "-t", table, "-S"]).splitlines()
-        if line.startswith("-A") and '--comment "rc-' in line
+        if line.startswith("-A")
     ]
 
 
 def close(link: str) -> None:
     """Remove every rule of the node with this link.  No error if there is none."""
-    for description, owner in owned().items():
-        if owner != link:
-            continue
-        words = description.split()
-        if description.startswith("nft table"):
-            _nft_script(f"delete table {' '.join(words[2:])}")
-        elif description.startswith("nft rule"):
-            _nft_script(f"delete rule {' '.join(words[2:])}")
-        else:
-            command, _, table, _, *rest = words
-            rule = " ".join(rest).replace(f'"{_comment_of(description)}"', "\0").split()
-            _run(
-                [
-                    command,
-                    "-w",
-                    "-t",
-                    table,
-                    "-D",
-                    *[_comment_of(description) if w == "\0" else w for w in rule],
-                ]
-            )
-
-
-def _comment_of(description: str) -> str:
-    return description.partition('--comment "')[2].partition('"')[0]
+    for rule in owned():
+        if rule.link == link:
+            _run(rule.removal)
 
 
 def _nft_json(*arguments: str) -> dict[str, Any]:

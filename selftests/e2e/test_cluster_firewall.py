@@ -58,9 +58,9 @@ HOST = """
         nat = Nat("rc-0a1b2c3d", "LINK", "10.99.7.0/30")
         nat.open()
         assert reaches(), subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
-        assert set(owned().values()) == {"LINK"}, owned()
+        assert {it.link for it in owned()} == {"LINK"}, owned()
         close("LINK")
-        assert owned() == {}, owned()
+        assert owned() == [], owned()
         after = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
         strip = lambda text: [it for it in text.splitlines() if "counter packets" not in it]
         assert strip(after) == strip(rules), after
