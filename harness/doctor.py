@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import resource
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifacts.auto import PROBE_TIMEOUT_S, upstream_refusal
+from harness.errors import EnvironmentProblem
 from harness.ownership import state_home
+
+#: What containerd and kubelet of a busy node may come to need.
+_OPEN_FILES = 65536
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ def examine(cluster: str) -> list[Finding]:
     refusal = upstream_refusal()
     findings = [_python(), _state_home(), *_sources(refusal), _git()]
     if cluster == "k3s":
-        findings += [*_host(), _way_out(needed=refusal is None)]
+        needed = refusal is None
+        findings += [*_host(), _way_out(needed=needed), *_names(needed=needed)]
     if cluster == "kind":
         findings.append(_tool("docker", "kind runs its node in Docker: install it"))
     return findings
@@ -53,13 +60,18 @@ def _state_home() -> Finding:
 
 
 def _host() -> list[Finding]:
-    from harness.cluster import linux
+    from harness.cluster import cgroups, linux
     from harness.cluster.preflight import host_problems
 
     problems = host_problems(state_home(), outgoing=False)
     findings = [Finding("host", False, problem.message, problem.hint) for problem in problems]
     if not problems:
-        findings.append(Finding("host", True, "namespaces, programs, file systems, disk and memory suffice"))
+        found = "namespaces, programs, file systems, cgroups, inotify, disk and memory suffice"
+        findings.append(Finding("host", True, found))
+    version = "v1, or v1 mixed with v2" if cgroups.is_v1(cgroups.hierarchies()) else "v2"
+    findings.append(Finding("cgroups", True, version))
+    findings += _modules()
+    findings += _open_files()
     capable = linux.has_capability(linux.CAP_SYS_RESOURCE)
     findings.append(
         Finding(
@@ -74,6 +86,53 @@ def _host() -> list[Finding]:
     if other.exists():
         found = "a k3s runs on this host; ours lives in namespaces of its own beside it"
         findings.append(Finding("another k3s", True, found))
+    return findings
+
+
+def _modules() -> list[Finding]:
+    """Kernel modules that k3s loads, or does without.  They stay loaded."""
+    from harness.cluster import linux
+
+    findings = []
+    for name, use in (
+        ("br_netfilter", "pods reach services whose pods are on their own node"),
+        ("nf_conntrack", "kube-proxy translates addresses of services"),
+        ("vxlan", "flannel's default; without it flannel uses host-gw"),
+    ):
+        there = linux.has_module(name)
+        found = "there" if there else f"neither loaded nor to be loaded here; it is for: {use}"
+        mend = f"modprobe {name} (in a container: on its host)"
+        findings.append(Finding(f"module {name}", there, found, mend, optional=True))
+    return findings
+
+
+def _open_files() -> list[Finding]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = hard == resource.RLIM_INFINITY or hard >= _OPEN_FILES
+    mend = f"ulimit -Hn {_OPEN_FILES}, or LimitNOFILE= of the service that starts it"
+    return [Finding("open files", enough, f"up to {hard} a process", mend, optional=True)]
+
+
+def _names(*, needed: bool) -> list[Finding]:
+    """Name servers and proxy, as a node would have them."""
+    from harness import proxy
+    from harness.cluster import dns, links
+
+    try:
+        resolver = dns.resolver(air_gapped=False, node_ip="")
+        dropped = "".join(f"; not {it}" for it in resolver.dropped)
+        servers = ", ".join(re.findall(r"^nameserver (\S+)", resolver.text, re.MULTILINE))
+        findings = [Finding("a node's name servers", True, servers + dropped)]
+    except EnvironmentProblem as problem:
+        findings = [
+            Finding("a node's name servers", False, problem.message, problem.hint, optional=not needed)
+        ]
+    try:
+        if proxy.for_node():
+            findings.append(Finding("a node's proxy", True, "what the node pulls goes through this host's"))
+    except EnvironmentProblem as problem:
+        findings.append(Finding("a node's proxy", False, problem.message, problem.hint, optional=not needed))
+    findings.append(Finding("a node's link", True, f"MTU {links.uplink_mtu()}, as this host's uplink has"))
     return findings
 
 

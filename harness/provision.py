@@ -130,6 +130,8 @@ class Provisioner:
         with self._noting(CLUSTER):
             self._cluster = make_cluster(self.options, artifacts, self.run_id, self.name, self.state_dir)
             kubeconfig = self._cluster.start()
+        for note in self._cluster.notes:
+            self._progress(CLUSTER, note)
         self.context = StackContext(
             run_id=self.run_id,
             name=self.name,

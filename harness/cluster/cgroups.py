@@ -56,11 +56,35 @@ def is_v1(mounted: list[Hierarchy]) -> bool:
     return any(not it.unified for it in mounted)
 
 
+def lack() -> EnvironmentProblem | None:
+    """What this host's cgroups lack for a node."""
+    mounted = hierarchies()
+    if not mounted:
+        return EnvironmentProblem(
+            "no cgroup hierarchy is mounted below /sys/fs/cgroup", "mount cgroup2 there"
+        )
+    if is_v1(mounted):
+        present = {name for it in mounted for name in it.path.name.split(",")}
+        where, mend = (
+            "mounted below /sys/fs/cgroup",
+            "mount them, or boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    else:
+        present = _words(ROOT / "cgroup.controllers")
+        where = f"available in {ROOT}"
+        mend = (
+            "enable them for this system or container (systemd: Delegate=yes; kernel: cgroup_enable=memory)"
+        )
+    if missing := NEEDED - present:
+        return EnvironmentProblem(f"cgroup controllers {', '.join(sorted(missing))} are not {where}", mend)
+    return None
+
+
 def create(name: str) -> None:
     """Make the directory ``name`` in every hierarchy.  Raises EnvironmentProblem."""
     mounted = hierarchies()
-    if not mounted:
-        raise EnvironmentProblem("no cgroup hierarchy is mounted below /sys/fs/cgroup", "mount cgroup2 there")
+    if (problem := lack()) is not None:
+        raise problem
     for hierarchy in mounted:
         try:
             (hierarchy.path / name).mkdir(exist_ok=True)
@@ -83,11 +107,6 @@ def _open_root(name: str) -> None:
     The note comes first: whoever removes the directory, after whatever happened, knows what to undo.
     """
     available = _words(ROOT / "cgroup.controllers")
-    if missing := NEEDED - available:
-        raise EnvironmentProblem(
-            f"cgroup controllers {', '.join(sorted(missing))} are not available in {ROOT}",
-            "enable them for this system or container (systemd: Delegate=yes; kernel: cgroup_enable=memory)",
-        )
     wanted = ((NEEDED | _USEFUL) & available) - _words(ROOT / "cgroup.subtree_control")
     os.setxattr(ROOT / name, _NOTE, " ".join(sorted(wanted | _noted())).encode())
     try:

@@ -53,6 +53,10 @@ class ExistingCluster:
         return self._version
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def abilities(self) -> frozenset[str]:
         return frozenset()
 

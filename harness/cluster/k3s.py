@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ from typing import IO, Any
 import yaml
 
 from harness.cluster import cgroups, keeper, links, linux, logs, preflight
+from harness.cluster.arguments import server_arguments
 from harness.cluster.node import DOCKER_ENDED
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
 from harness.cluster.record import Record
@@ -30,9 +30,6 @@ from harness.wait import WaitError, wait_for
 
 log = logging.getLogger(__name__)
 
-#: k3s's documentation, "Packaged Components": what the chain doesn't use, but takes time and images.
-_DISABLED = ("traefik", "servicelb", "metrics-server", "local-storage")
-_OVERLAYFS_MAGIC_NAMES = {"overlay", "overlayfs"}
 _API_TIMEOUT_S = 120.0
 _NODE_TIMEOUT_S = 180.0
 _DOCKER_TIMEOUT_S = 60.0
@@ -117,6 +114,11 @@ class K3sCluster:
             raise EnvironmentProblem(f"the cluster {self._name} has not been started")
         return self._record
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the node does unusually because of this host, a sentence each."""
+        return tuple(self._running.notes)
+
     # -- life ----------------------------------------------------------------------------------------------
 
     def start(self) -> Path:
@@ -144,7 +146,9 @@ class K3sCluster:
             name=options.name,
             k3s=str(options.k3s.absolute()),
             version=self._version,
-            arguments=server_arguments(options, self._version),
+            arguments=server_arguments(
+                options, self._version, preflight.server_flags(options.k3s, self.state_dir)
+            ),
             registries=yaml.safe_dump(registries_yaml(options, LOCAL), sort_keys=True),
             unreachable=list(options.unreachable_registries),
             registry_program=str(options.registry_program.absolute()) if options.registry_program else "",
@@ -231,7 +235,7 @@ class K3sCluster:
             log_lines = logs.tail(self.state_dir / "logs/dockerd.log").splitlines() or ["it said nothing"]
             raise EnvironmentProblem(
                 f"the docker engine of {self._name} ended with status {ended.read_text()}: {log_lines[-1]}",
-                "the last lines of its log say why",
+                "the last lines of its log say more",
                 evidence="\n".join(log_lines),
             )
         with socket.socket(socket.AF_UNIX) as probe:
@@ -267,7 +271,7 @@ class K3sCluster:
         if reason := self._ended():
             raise EnvironmentProblem(
                 f"the cluster {self._name} did not come up: {reason}",
-                "the last lines of its log say why",
+                "the last lines of its log say more",
                 evidence=self.log_tail(),
             )
 
@@ -328,50 +332,6 @@ class K3sCluster:
     def log_tail(self) -> str:
         """The last lines of k3s's log."""
         return logs.tail(self.state_dir / "logs/k3s.log")
-
-
-def server_arguments(options: ClusterOptions, version: str) -> list[str]:
-    """Arguments of ``k3s server``; ``{node_ip}`` and ``{host_ip}`` are put in when the subnet is known."""
-    minor = int(match[1]) if (match := re.match(r"v1\.(\d+)", version)) else 0
-    arguments = [
-        "server",
-        f"--node-name={options.name}",
-        "--node-ip={node_ip}",
-        "--advertise-address={node_ip}",
-        "--tls-san={node_ip}",
-        f"--disable={','.join(_DISABLED)}",
-        "--disable-network-policy",  # needs ipset in the kernel; nothing in the chain uses network policies
-        "--flannel-backend=host-gw",  # one node: no tunnel, so no vxlan in the kernel either
-        # conntrack's limits belong to the first network namespace; elsewhere kube-proxy can't set them
-        "--kube-proxy-arg=conntrack-max-per-core=0",
-        "--kube-proxy-arg=conntrack-tcp-timeout-established=0",
-        "--kube-proxy-arg=conntrack-tcp-timeout-close-wait=0",
-        # 20 requests a second are the default: making a service account for each controller takes 10 s then
-        "--kube-controller-manager-arg=kube-api-qps=200",
-        "--kube-controller-manager-arg=kube-api-burst=400",
-        "--kubelet-arg=serialize-image-pulls=false",
-    ]
-    if minor >= 35 and cgroups.is_v1(cgroups.hierarchies()):
-        arguments.append("--kubelet-arg=fail-cgroupv1=false")  # kubelet refuses cgroup v1 from 1.35 on
-    optional = ["--disable-helm-controller"]
-    if options.air_gapped:  # a missing image is missing, not "no such host"
-        optional.append("--disable-default-registry-endpoint")
-    arguments += [flag for flag in optional if preflight.understands(options.k3s, flag)]
-    if _filesystem(options.state_dir) in _OVERLAYFS_MAGIC_NAMES:
-        arguments.append("--snapshotter=native")  # overlayfs can't be layered over overlayfs
-    return [*arguments, *(it.replace("{", "{{").replace("}", "}}") for it in options.extra_args)]
-
-
-def _filesystem(path: Path) -> str:
-    """Type of the file system that a path is, or will be, on."""
-    while not path.exists():
-        path = path.parent
-    real, best = str(path.resolve()), ("", "")
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, target, kind, *_ = line.split()
-        if (real == target or real.startswith(target.rstrip("/") + "/")) and len(target) >= len(best[0]):
-            best = (target, kind)
-    return best[1]
 
 
 def _ready_condition(node: Object | None) -> Object:

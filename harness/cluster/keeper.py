@@ -97,7 +97,7 @@ class Keeper:
         os.close(from_keeper)
         self._events = events
         self._expect("entered")
-        links.connect(subnet, record.run_id, record.name, self._child)
+        links.connect(subnet, record.run_id, record.name, self._child, spec.mtu)
         record.forwarding_was_off = links.open_forwarding(record.link, record.run_id, record.name)
         record.save(self._state_dir)
         if record.outgoing or nat.lack() is None:
@@ -107,7 +107,8 @@ class Keeper:
         record.node = int(self._expect("forked")["pid"])
         record.node_ticks = linux.start_ticks(record.node)
         record.save(self._state_dir)
-        self._expect("started")
+        record.notes += self._expect("started")["notes"]
+        record.save(self._state_dir)
         self._tell({"event": "started"})
 
     def _serve_images(self, subnet: links.Subnet) -> None:
@@ -135,6 +136,8 @@ class Keeper:
         for name in node.BOUND:
             (node_dir / name).mkdir(parents=True, exist_ok=True)
         (self._state_dir / "logs").mkdir(exist_ok=True)
+        resolver = dns.resolver(air_gapped=bool(record.storage), node_ip=subnet.node_ip)
+        record.notes += [f"the node asks no name server {it}" for it in resolver.dropped]
         return node.NodeSpec(
             name=record.name,
             cgroup=record.cgroup,
@@ -142,11 +145,12 @@ class Keeper:
             k3s=record.k3s,
             arguments=arguments,
             subnet=subnet.number,
-            resolv_conf=dns.resolv_conf(air_gapped=bool(record.storage), node_ip=subnet.node_ip),
+            resolv_conf=resolver.text,
             hosts=dns.hosts(record.name, subnet.node_ip, record.unreachable),
             docker_engine=record.docker_engine,
             write_template=not linux.has_capability(linux.CAP_SYS_RESOURCE),
             environment=record.proxies,
+            mtu=links.uplink_mtu(),
         )
 
     def _become_node(self, spec: node.NodeSpec, to_keeper: int, from_keeper: int) -> None:

@@ -60,6 +60,10 @@ class KindCluster:
         return self._version
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def abilities(self) -> frozenset[str]:
         return frozenset({NODE_SHELL, LOAD_IMAGE})
 

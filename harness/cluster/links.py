@@ -15,6 +15,8 @@ from harness.errors import EnvironmentProblem
 _NETWORK = "10.99.{}.0/30"
 NUMBERS = range(1, 64)
 NODE_LINK = "eth0"
+_ETHERNET_MTU = 1500
+_PROBE = "vxlan-probe"
 _ALIAS = "runner-conformance"
 _FORWARDING_WAS_OFF = "forwarding-was-off"
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -101,14 +103,36 @@ def _claim(number: int) -> socket.socket | None:
     return reservation
 
 
-def connect(subnet: Subnet, run_id: str, name: str, pid: int) -> str:
+def uplink_mtu() -> int:
+    """MTU of the link that this host's default route leads to; 1500 where there is none."""
+    with _netlink() as ipr:
+        for route in ipr.get_default_routes(family=socket.AF_INET):
+            for link in ipr.get_links(route.get_attr("RTA_OIF") or 0):
+                return int(link.get_attr("IFLA_MTU"))
+    return _ETHERNET_MTU
+
+
+def has_vxlan() -> bool:
+    """Whether a vxlan link can be made in this network namespace; it is removed again."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with _netlink() as ipr:
+        try:
+            ipr.link("add", ifname=_PROBE, kind="vxlan", vxlan_id=1, vxlan_port=8472)
+        except NetlinkError:
+            return False
+        remove(_PROBE)
+    return True
+
+
+def connect(subnet: Subnet, run_id: str, name: str, pid: int, mtu: int) -> str:
     """Make the pair, one end in the network namespace of process ``pid``; returns the host's end's name."""
     host_end = link_name(run_id, subnet.number)
     with _netlink() as ipr:
         peer = {"ifname": NODE_LINK, "net_ns_pid": pid}
         ipr.link("add", ifname=host_end, kind="veth", peer=peer)
         (index,) = ipr.link_lookup(ifname=host_end)
-        ipr.link("set", index=index, ifalias=_alias(run_id, name))
+        ipr.link("set", index=index, ifalias=_alias(run_id, name), mtu=mtu)
         ipr.addr("add", index=index, address=subnet.host_ip, prefixlen=30)
         ipr.link("set", index=index, state="up")
     return host_end
@@ -143,7 +167,7 @@ def close_forwarding() -> None:
         _FORWARDING.write_text("0")
 
 
-def configure_inside(subnet: Subnet) -> None:
+def configure_inside(subnet: Subnet, mtu: int) -> None:
     """Within the node's namespace: loopback, address, default route, and forwarding between pods and link.
 
     Forwarding is on before docker starts: docker, if it must turn it on, sets FORWARD's policy to DROP.
@@ -154,6 +178,7 @@ def configure_inside(subnet: Subnet) -> None:
     with _netlink() as ipr:
         ipr.link("set", index=ipr.link_lookup(ifname="lo")[0], state="up")
         (index,) = ipr.link_lookup(ifname=NODE_LINK)
+        ipr.link("set", index=index, mtu=mtu)
         ipr.addr("add", index=index, address=subnet.node_ip, prefixlen=30)
         ipr.link("set", index=index, state="up")
         ipr.route("add", dst="default", gateway=subnet.host_ip)

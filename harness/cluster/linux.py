@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
+import shutil
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +25,8 @@ MS_BIND, MS_MOVE, MS_REC = 0x1000, 0x2000, 0x4000
 MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
 MNT_DETACH = 2
 
+#: Built in, a module without parameters shows in nothing but what it makes.
+_TELLTALE = {"br_netfilter": "/proc/sys/net/bridge"}
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
@@ -79,6 +84,37 @@ def set_hostname(name: str) -> None:
     """Host name of this UTS namespace."""
     encoded = name.encode()
     _check(_libc.sethostname(encoded, len(encoded)), "sethostname")
+
+
+def raise_open_files(wanted: int) -> None:
+    """Let this process and its children open so many files, or as many as it may allow itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+    except (ValueError, OSError):  # without CAP_SYS_RESOURCE no more than the hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def free_inotify_instances(wanted: int) -> int:
+    """How many more inotify instances this user may have, counted up to ``wanted`` by making them."""
+    made: list[int] = []
+    try:
+        while len(made) < wanted and (descriptor := _libc.inotify_init1(os.O_CLOEXEC)) >= 0:
+            made.append(descriptor)
+    finally:
+        for descriptor in made:
+            os.close(descriptor)
+    return len(made)
+
+
+def has_module(name: str) -> bool:
+    """Whether this kernel has a module, loaded or built in, or could load it."""
+    if Path("/sys/module", name).exists() or (name in _TELLTALE and Path(_TELLTALE[name]).exists()):
+        return True
+    if not shutil.which("modprobe"):
+        return False
+    probe = ["modprobe", "--dry-run", "--quiet", name]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def has_capability(number: int) -> bool:

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ _KERNEL_SETTINGS = (
     "vm/panic_on_oom",
 )
 _TEMPLATE_POLL_S = 0.1
+#: LimitNOFILE of k3s.service, which install.sh writes.
+_OPEN_FILES = 1048576
+#: containerd's configuration of any version has one of these when it is whole.
+_CRI_SECTION = re.compile(
+    r"""^\s*\[plugins\.["']?(?:cri|io\.containerd\.(?:grpc\.v1\.cri|cri\.v1\.runtime))["']?\]""", re.MULTILINE
+)
 _DOCKER_LIBRARIES = "usr/lib/x86_64-linux-gnu"
 #: Written when dockerd has ended, with its exit status.
 DOCKER_ENDED = "logs/dockerd.ended"
@@ -64,7 +70,8 @@ class NodeSpec:
     hosts: str
     docker_engine: str
     write_template: bool
-    environment: dict[str, str] = field(default_factory=dict)
+    mtu: int
+    environment: dict[str, str]
 
     @property
     def root(self) -> Path:
@@ -92,17 +99,27 @@ def run_first_process(spec: NodeSpec, report: Callable[[dict[str, Any]], None]) 
         os.setsid()
         linux.set_hostname(spec.name)
         _build_view(spec)
-        links.configure_inside(links.Subnet(spec.subnet))
+        links.configure_inside(links.Subnet(spec.subnet), spec.mtu)
         cgroups.hand_down()
+        linux.raise_open_files(_OPEN_FILES)
+        spec, notes = _with_network(spec)
     except Exception as error:
         report({"event": "failed", "message": f"the node's namespaces can't be set up: {error}",
                 "evidence": traceback.format_exc()})  # fmt: skip
         return 1
-    report({"event": "started"})
+    report({"event": "started", "notes": notes})
     first = _FirstProcess(spec)
     status = first.run()
     report({"event": "exited", "status": status})
     return status
+
+
+def _with_network(spec: NodeSpec) -> tuple[NodeSpec, list[str]]:
+    """k3s's own choice of network, vxlan, wherever this kernel has it; in this network namespace."""
+    if any("flannel-backend" in it for it in spec.arguments) or links.has_vxlan():
+        return spec, []
+    note = "this kernel has no vxlan: flannel uses host-gw, and pods have the node's full MTU"
+    return replace(spec, arguments=[*spec.arguments, "--flannel-backend=host-gw"]), [note]
 
 
 # -- the node's view of the file system ----------------------------------------------------------------
@@ -276,7 +293,7 @@ class _FirstProcess:
         """
         etc = Path("/var/lib/rancher/k3s/agent/etc/containerd")
         config = etc / "config.toml"
-        while not (config.exists() and "io.containerd" in config.read_text()):
+        while not (config.exists() and _CRI_SECTION.search(config.read_text())):
             if self._ended() or self._stopping:
                 return
             time.sleep(_TEMPLATE_POLL_S)

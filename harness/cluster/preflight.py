@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
-from harness.cluster import linux, nat
+from harness.cluster import cgroups, linux, nat
 from harness.cluster.protocol import ClusterOptions
 from harness.errors import EnvironmentProblem, UsageError
 from harness.ownership import is_run_id
@@ -17,6 +18,8 @@ _TOOLS = {"nsenter": "util-linux", "mount": "util-linux", "tar": "tar"}
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 _DISK_BYTES = 4 << 30
 _MEMORY_KIB = 1200 * 1024
+#: A node had 17 when idle; containers that follow files have theirs.
+_INOTIFY_INSTANCES = 24
 _RUN_TIMEOUT_S = 60
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 
@@ -76,6 +79,15 @@ def host_problems(state_dir: Path, *, outgoing: bool) -> list[EnvironmentProblem
         )
     if not _has_filesystem("overlay"):
         found.append(EnvironmentProblem("this kernel has no overlayfs", "modprobe overlay"))
+    if (problem := cgroups.lack()) is not None:
+        found.append(problem)
+    if (instances := linux.free_inotify_instances(_INOTIFY_INSTANCES)) < _INOTIFY_INSTANCES:
+        found.append(
+            EnvironmentProblem(
+                f"{instances} more inotify instances can be had; a cluster needs {_INOTIFY_INSTANCES}",
+                "sysctl fs.inotify.max_user_instances=1024, or stop other clusters",
+            )
+        )
     if outgoing and (problem := nat.lack()) is not None:
         found.append(problem)
     return found + _space_problems(state_dir)
@@ -130,9 +142,14 @@ def k3s_version(program: Path) -> str:
     return found[1]
 
 
-def understands(program: Path, flag: str) -> bool:
-    """Whether this k3s's server has a flag, by its help."""
-    return re.search(rf"{re.escape(flag)}\b", _run([str(program), "server", "--help"])) is not None
+def server_flags(program: Path, scratch: Path) -> frozenset[str]:
+    """The flags of ``k3s server``, with their dashes, from its help.
+
+    To print that, k3s unpacks itself: into ``scratch``, so that nothing of it comes to the host's own places.
+    """
+    with tempfile.TemporaryDirectory(prefix="k3s-help-", dir=scratch) as data:
+        text = _run([str(program), "server", f"--data-dir={data}", "--help"])
+    return frozenset(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]*", text))
 
 
 def _run(argv: list[str]) -> str:

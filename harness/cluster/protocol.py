@@ -55,6 +55,10 @@ class Cluster(Protocol):
     def abilities(self) -> frozenset[str]:
         """What this cluster can do beyond the API: ``node-shell``, ``docker``, ``load-image``."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What it does unusually because of this host, a sentence each; once ``start`` returned."""
+
     def start(self) -> Path:
         """Bring the cluster to node Ready; returns the kubeconfig.  Raises HarnessError."""
 

@@ -44,6 +44,7 @@ class Record:
     node_ticks: int | None = None
     forwarding_was_off: bool = False
     ended: str = ""
+    notes: list[str] = field(default_factory=list)
     format: int = _FORMAT
 
     @property

@@ -18,13 +18,12 @@ from harness.cluster import (
     ExistingCluster,
     K3sCluster,
     cgroups,
-    dns,
     links,
     nat,
     node,
     preflight,
 )
-from harness.cluster import k3s as k3s_module
+from harness.cluster.arguments import server_arguments
 from harness.cluster.leftovers import DIRECTORY, find_leftovers, reap
 from harness.cluster.record import Record
 from harness.cluster.registries import registries_yaml
@@ -87,9 +86,14 @@ class TestRegistries:
 
 
 class TestServerArguments:
-    @pytest.fixture(autouse=True)
-    def understands(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(preflight, "understands", lambda _program, _flag: True)
+    KNOWN = frozenset(
+        f"--{it}"
+        for it in (
+            "node-name", "node-ip", "advertise-address", "tls-san", "disable", "disable-network-policy",
+            "disable-helm-controller", "disable-default-registry-endpoint", "kube-proxy-arg",
+            "kube-controller-manager-arg", "kubelet-arg", "snapshotter",
+        )
+    )  # fmt: skip
 
     def test_cgroup_v1_is_allowed_only_where_kubelet_would_refuse_it(
         self, make: Callable[..., ClusterOptions], monkeypatch: pytest.MonkeyPatch
@@ -98,57 +102,43 @@ class TestServerArguments:
             cgroups, "hierarchies", lambda: [cgroups.Hierarchy(Path("/sys/fs/cgroup/cpu"), False)]
         )
         flag = "--kubelet-arg=fail-cgroupv1=false"
-        assert flag in k3s_module.server_arguments(make(), "v1.37.2+k3s1")
-        assert flag not in k3s_module.server_arguments(make(), "v1.28.5+k3s1")
+        assert flag in server_arguments(make(), "v1.37.2+k3s1", self.KNOWN)
+        assert flag not in server_arguments(make(), "v1.28.5+k3s1", self.KNOWN)
 
     def test_only_an_air_gapped_node_is_kept_from_the_upstream_registries(
         self, make: Callable[..., ClusterOptions]
     ) -> None:
         flag = "--disable-default-registry-endpoint"
         air_gapped = make(registry_program=Path("/r"), storage=Path("/s"))
-        assert flag in k3s_module.server_arguments(air_gapped, "v1.30.1+k3s1")
-        assert flag not in k3s_module.server_arguments(make(), "v1.30.1+k3s1")
+        assert flag in server_arguments(air_gapped, "v1.30.1+k3s1", self.KNOWN)
+        assert flag not in server_arguments(make(), "v1.30.1+k3s1", self.KNOWN)
 
-    def test_a_k3s_that_refuses_the_flag_is_not_given_it(
-        self, make: Callable[..., ClusterOptions], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("flag", sorted(KNOWN - {"--snapshotter"}))
+    def test_a_flag_that_this_k3s_does_not_know_is_not_given(
+        self, make: Callable[..., ClusterOptions], flag: str
     ) -> None:
-        flag = "--disable-helm-controller"
-        assert flag in k3s_module.server_arguments(make(), "v1.28.5+k3s1")
-        monkeypatch.setattr(preflight, "understands", lambda _program, asked: asked != flag)
-        assert flag not in k3s_module.server_arguments(make(), "v1.21.2+k3s1")
+        air_gapped = make(registry_program=Path("/r"), storage=Path("/s"))
+        names = [
+            {it.partition("=")[0] for it in server_arguments(air_gapped, "v1.28.5+k3s1", known)}
+            for known in (self.KNOWN, self.KNOWN - {flag})
+        ]
+        assert names[0] - names[1] == {flag}
 
     def test_addresses_are_put_in_later_and_braces_of_the_user_survive(
         self, make: Callable[..., ClusterOptions]
     ) -> None:
-        arguments = k3s_module.server_arguments(make(extra_args=("--node-label=a={b}",)), "v1.28.5+k3s1")
+        arguments = server_arguments(make(extra_args=("--node-label=a={b}",)), "v1.28.5+k3s1", self.KNOWN)
         formatted = [it.format(node_ip="10.99.4.2", host_ip="10.99.4.1") for it in arguments]
         assert "--node-ip=10.99.4.2" in formatted
         assert formatted[-1] == "--node-label=a={b}"
 
-
-class TestDns:
-    def test_air_gapped_nodes_ask_themselves(self) -> None:
-        assert dns.resolv_conf(air_gapped=True, node_ip="10.99.4.2", files=()).startswith(
-            "nameserver 10.99.4.2\n"
-        )
-
-    def test_a_stub_on_loopback_gives_way_to_the_server_behind_it(self, tmp_path: Path) -> None:
-        stub, behind = tmp_path / "stub", tmp_path / "behind"
-        stub.write_text("nameserver 127.0.0.53\noptions edns0\n")
-        behind.write_text("nameserver 192.0.2.53\nsearch example.com\n")
-        found = dns.resolv_conf(air_gapped=False, node_ip="10.99.4.2", files=(stub, behind))
-        assert found == "nameserver 192.0.2.53\nsearch example.com\n"
-
-    def test_loopback_alone_is_an_error_that_says_so(self, tmp_path: Path) -> None:
-        stub = tmp_path / "stub"
-        stub.write_text("nameserver 127.0.0.53\n")
-        with pytest.raises(EnvironmentProblem, match="listens on loopback alone"):
-            dns.resolv_conf(air_gapped=False, node_ip="10.99.4.2", files=(stub,))
-
-    def test_unreachable_docker_hub_means_the_hosts_that_its_pulls_go_to(self) -> None:
-        lines = dns.hosts("n", "10.99.4.2", ["docker.io"]).splitlines()
-        assert "127.0.0.1 registry-1.docker.io" in lines
-        assert "10.99.4.2 n" in lines
+    def test_pods_are_evicted_at_a_size_and_not_at_a_share_of_the_disk(
+        self, make: Callable[..., ClusterOptions]
+    ) -> None:
+        given = server_arguments(make(), "v1.28.5+k3s1", self.KNOWN)
+        evictions = [it for it in given if "eviction" in it]
+        assert len(evictions) == 2
+        assert not any("%" in it for it in evictions)
 
 
 class TestSubnets:
@@ -177,22 +167,6 @@ class TestSubnets:
         assert len(name) <= 15
         assert links.run_id_of(name) == RUN_ID
         assert links.run_id_of("veth0") == ""
-
-
-class TestCgroups:
-    HYBRID = """
-tmpfs /sys/fs/cgroup tmpfs rw 0 0
-cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0
-cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
-cgroup2 /somewhere/else cgroup2 rw 0 0"""
-
-    def test_a_mixed_host_is_v1(self) -> None:
-        found = cgroups.hierarchies(self.HYBRID.strip())
-        assert [str(it.path) for it in found] == ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"]
-        assert cgroups.is_v1(found)
-
-    def test_a_unified_host_is_not(self) -> None:
-        assert not cgroups.is_v1(cgroups.hierarchies("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0"))
 
 
 class TestContainerdTemplate:
@@ -275,10 +249,16 @@ class TestPreflight:
         path = program(prints)
         assert preflight.k3s_version(path.rename(path.with_name(name))) == "v1.28.5+k3s1"
 
-    def test_flags_are_looked_up_whole(self, program: Callable[[str], Path]) -> None:
-        path = program("echo '   --disable value'")
-        assert preflight.understands(path, "--disable")
-        assert not preflight.understands(path, "--disable-default-registry-endpoint")
+    def test_flags_are_read_from_the_help_and_nothing_of_k3s_stays(
+        self, program: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        path = program(
+            'mkdir "${2#--data-dir=}/data"; echo "  --data-dir value, -d value"; echo "  --disable value"'
+        )
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        assert preflight.server_flags(path, scratch) == {"--data-dir", "--disable"}
+        assert list(scratch.iterdir()) == []
 
     def test_without_root_there_is_one_sentence(
         self, make: Callable[..., ClusterOptions], monkeypatch: pytest.MonkeyPatch

@@ -44,6 +44,7 @@ class FakeCluster:
 
     name, context, node_ip, host_ip, version = "t", None, "10.99.0.2", "10.99.0.1", ""
     abilities: frozenset[str] = frozenset()
+    notes = ("this kernel has no vxlan",)
 
     def __init__(self, state_dir: Path, fail: str = "") -> None:
         self.kubeconfig = state_dir / "kubeconfig"
@@ -131,6 +132,14 @@ def test_up_writes_a_state_that_others_attach_to_and_down_removes_it(
     assert run.down() == []
     assert cluster.stops == 2
     assert not (home / "stacks" / "t").exists()
+
+
+def test_what_the_node_does_unusually_on_this_host_is_told(home: Path, cluster: FakeCluster) -> None:
+    told: list[tuple[str, str]] = []
+    run = Provisioner(ProvisionOptions(name="t"), progress=lambda *words: told.append(words))
+    run.start()
+    run.down()
+    assert ("cluster", "this kernel has no vxlan") in told
 
 
 def attach_without_bundle(*args: Any) -> FakeArtifacts:

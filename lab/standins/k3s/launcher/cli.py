@@ -11,7 +11,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 from launcher import containerd, deploy, log, options, payload, supervise
-from launcher.node import Node, Program, default_address
+from launcher.network import default_address
+from launcher.node import Node, Program
 
 _COMMANDS = {
     "server": "Run management server",

@@ -7,12 +7,11 @@ import ipaddress
 import json
 import os
 import secrets
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import containerd, log
+from launcher import containerd, log, network
 
 #: Where each program answers its health check inside the node.
 ETCD_PORT, ETCD_PEER_PORT = 2379, 2380
@@ -203,13 +202,14 @@ class Node:
         _write(self.data / "agent/etc/kubelet.json", json.dumps(config), 0o600)
 
     def _cni(self) -> None:
-        """One node, so a bridge does what flannel would: its names are those of k3s."""
+        """One node, so a bridge does what flannel would: its names and its pods' MTU are those of k3s."""
         subnet = pod_cidr(self.options.cluster_cidr)
         plugins = [
             {
                 "type": "bridge",
                 "bridge": "cni0",
                 "isGateway": True,
+                "mtu": network.pod_mtu(self.options.flannel_backend),
                 "ipMasq": True,
                 "hairpinMode": True,
                 "ipam": {
@@ -373,18 +373,6 @@ class Node:
 def pod_cidr(cluster_cidr: str) -> str:
     """The first node's range: the first /24."""
     return str(next(ipaddress.ip_network(cluster_cidr).subnets(new_prefix=24)))
-
-
-def default_address() -> str:
-    """The address that the default route leads out from, else the first that the name of this host has."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(
-                ("192.0.2.1", 9)
-            )  # a documentation address: connecting a datagram socket sends nothing
-            return str(probe.getsockname()[0])
-        except OSError as error:
-            raise log.Fatal("no default routes found in /proc/net/route or /proc/net/ipv6_route") from error
 
 
 def _kubeconfig(cluster: dict[str, str], user: dict[str, str]) -> dict[str, object]:
