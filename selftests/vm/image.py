@@ -62,8 +62,8 @@ def missing_tools() -> list[str]:
 
 def build(cache: Path) -> Image:
     """The disk for this checkout's locked packages; made once (some minutes), then taken from the cache."""
-    lock = (REPOSITORY / "requirements.lock").read_bytes()
-    key = hashlib.sha256(b"\0".join([lock, *(it.encode() for it in (*PACKAGES, _UNIT, _NETWORK, _DISK))]))
+    lock, recipe = (REPOSITORY / "requirements.lock").read_bytes(), Path(__file__).read_bytes()
+    key = hashlib.sha256(lock + b"\0" + recipe)
     place = cache / key.hexdigest()[:16]
     image = Image(place / "disk", place / "vmlinuz", place / "initrd")
     if image.disk.exists():
@@ -103,7 +103,8 @@ def _set_up(root: Path) -> None:
     ufw = root / "etc/ufw/ufw.conf"
     ufw.write_text(ufw.read_text().replace("ENABLED=no", "ENABLED=yes"))
     units = ("systemd-networkd", "systemd-resolved", "systemd-networkd-wait-online", "ufw", "docker")
-    _run(["systemctl", f"--root={root}", "enable", *units, "conformance"])
+    _run(["systemctl", "--quiet", f"--root={root}", "enable", *units, "conformance"])
+    _run(["systemctl", "--quiet", f"--root={root}", "mask", "serial-getty@ttyS0"])
 
 
 def _install_python(root: Path) -> None:
@@ -117,7 +118,7 @@ def _install_python(root: Path) -> None:
     (root / certificates).write_bytes(Path("/", certificates).read_bytes())  # this machine's way to its index
     try:
         _run(["chroot", str(root), "python3", "-m", "venv", "/srv/venv"])
-        install = ["/srv/venv/bin/pip", "install", "--quiet", "--no-cache-dir", "--require-hashes"]
+        install = ["/srv/venv/bin/pip", "install", "-qq", "--no-cache-dir", "--require-hashes"]
         _run(["chroot", str(root), *install, "-r", "/srv/requirements.lock"])
     finally:
         (root / certificates).write_bytes(own)

@@ -34,7 +34,7 @@ def accelerator() -> str:
 def command(image: Image, shares: Shares, accel: str, words: list[str]) -> list[str]:
     """The command line that starts the machine; ``words`` go to its suite by way of the kernel's."""
     accel = "tcg,thread=multi" if accel == "tcg" else accel
-    append = ["root=/dev/vda", "rw", "console=ttyS0", *_EMULATED, *words]
+    append = ["root=/dev/vda", "rw", "console=ttyS0", "loglevel=4", *_EMULATED, *words]
     argv = ["qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "6144"]
     argv += ["-nographic", "-no-reboot", "-kernel", str(image.kernel), "-initrd", str(image.initrd)]
     argv += ["-append", " ".join(append)]
