@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,18 +27,17 @@ exec sh -ec "$5"
 """
 
 
-def make(place: Path, suite: str, packages: tuple[str, ...]) -> Path:
-    """A root file system with a Debian suite's essential packages, apt, and these."""
-    if (place / "etc/debian_version").exists():
-        return place
-    shutil.rmtree(place, ignore_errors=True)
-    include = [f"--include={','.join(packages)}"] if packages else []
-    subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=apt", *include, suite, str(place)],
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
-    return place
+def make(cache: Path, suite: str, packages: tuple[str, ...]) -> Path:
+    """A tar of a root file system: a Debian suite's essential packages, apt, and these; made once."""
+    archive = cache / f"{'-'.join((suite, *packages))}.tar"
+    if not archive.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        include = [f"--include={','.join(packages)}"] if packages else []
+        part = archive.with_suffix(".part.tar")
+        argv = ["mmdebstrap", "--quiet", "--variant=apt", *include, suite, str(part)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+        part.replace(archive)
+    return archive
 
 
 def run(

@@ -40,8 +40,13 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def root(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     _, suite, packages = MACHINES[request.param]
-    yield filesystem.make(tmp_path / "root", suite, packages)
-    shutil.rmtree(tmp_path / "root")
+    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    archive = filesystem.make(home / "runner-conformance/recipes", suite, packages)
+    place = tmp_path / "root"
+    place.mkdir()
+    subprocess.run(["tar", "-xpf", archive, "-C", place], check=True)
+    yield place
+    shutil.rmtree(place)
 
 
 @pytest.mark.parametrize(
