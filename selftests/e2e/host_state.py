@@ -62,7 +62,8 @@ def _output(*argv: str) -> str:
         return ""
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     # counters and life times change by themselves
-    return re.sub(r"valid_lft \S+ preferred_lft \S+|\[\d+:\d+\]|^#.*$", "", done.stdout, flags=re.MULTILINE)
+    changing = r"valid_lft \S+ preferred_lft \S+|\[\d+:\d+\]|counter packets \d+ bytes \d+|^#.*$"
+    return re.sub(changing, "", done.stdout, flags=re.MULTILINE)
 
 
 def _blocks(ruleset: str) -> list[str]:
