@@ -45,7 +45,7 @@ class Node:
 
     def __init__(self, name):
         self.name = name
-        spec = node.NodeSpec(name, name, "", "", [], 1, "", "", "", False)
+        spec = node.NodeSpec(name, name, "", "", [], 1, "", "", "", False, 1500, {})
         cgroups.create(name)
         answer, tell = os.pipe()
         wait, self.end = os.pipe()

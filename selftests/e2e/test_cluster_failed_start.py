@@ -48,7 +48,7 @@ def test_k3s_that_ends_is_told_with_its_own_words(wish: ClusterOptions) -> None:
     assert "failed to run Kubelet: no such driver" in caught.value.message
     assert "failed to run Kubelet: no such driver" in caught.value.evidence
     assert caught.value.evidence.splitlines()[-1] == "goroutine 60 [running]:"
-    assert time.monotonic() - began < 30, "it waited for a time limit"
+    assert time.monotonic() - began < 100, "it waited for the time limit"
     assert _nothing_is_left(wish)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness import doctor
-from harness.cluster import cgroups, linux, preflight
+from harness.cluster import cgroups, links, linux, node, preflight
 from harness.cluster.cgroups import Hierarchy
 from harness.errors import EnvironmentProblem
 
@@ -106,3 +109,45 @@ class TestDoctor:
         assert not finding.ok
         assert finding.optional
         assert "::1 (on this host's loopback)" in finding.found
+
+
+class TestNetwork:
+    SPEC = node.NodeSpec("n", "g", "/s", "/k3s", ["server"], 1, "", "", "", False, 1500, {})
+
+    def test_k3s_is_left_its_own_choice_where_the_kernel_has_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(links, "has_vxlan", lambda: True)
+        assert node._with_network(self.SPEC) == (self.SPEC, [])
+
+    def test_without_vxlan_it_is_host_gw_and_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(links, "has_vxlan", lambda: False)
+        spec, (note,) = node._with_network(self.SPEC)
+        assert spec.arguments == ["server", "--flannel-backend=host-gw"]
+        assert "no vxlan" in note
+
+    def test_what_the_user_asks_for_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(links, "has_vxlan", lambda: False)
+        asked = replace(self.SPEC, arguments=["server", "--flannel-backend=none"])
+        assert node._with_network(asked) == (asked, [])
+
+
+@pytest.mark.parametrize(
+    "section",
+    ["[plugins.cri]", '[plugins."io.containerd.grpc.v1.cri"]', "[plugins.'io.containerd.cri.v1.runtime']"],
+)
+def test_containerd_s_configuration_is_whole_when_it_has_its_section(section: str) -> None:
+    assert node._CRI_SECTION.search(f"version = 2\n  {section}\n")
+    assert not node._CRI_SECTION.search("version = 2\n[plugins.opt]\n")
+
+
+def test_a_node_may_open_as_many_files_as_its_host_allows() -> None:
+    script = (
+        "import resource\nfrom harness.cluster import linux\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096))\nlinux.raise_open_files(2048)\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    soft, hard = map(int, done.stdout.split())
+    assert soft >= 2048
+    assert hard == 4096
