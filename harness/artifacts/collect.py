@@ -19,7 +19,6 @@ from harness.artifacts.storage import ImageRef, Storage, sha256_file
 from harness.artifacts.upstream import UpstreamArtifacts, checksum_of
 from harness.errors import EnvironmentProblem, UsageError
 from harness.stack import images as prepulled
-from harness.versions import version_tuple
 from harness.web import WebProblem
 
 REGISTRY_VERSION = "2.8.3"
@@ -31,9 +30,6 @@ _K3S_IMAGES = ("pause", "coredns")
 """Of the images of a k3s release the ones that start with what the harness disables left out; newer releases
 call them mirrored-…"""
 _OLM_EXTRA = ("quay.io/operator-framework/configmap-operator-registry:latest",)
-_OPM_BUILDER = "quay.io/operator-framework/upstream-opm-builder:latest"
-"""What OLM up to v0.24 unpacks bundles with; it is compiled in."""
-_LAST_WITH_OPM_BUILDER = (0, 24)
 
 
 @dataclass(frozen=True)
@@ -126,8 +122,6 @@ def wanted_images(source: UpstreamArtifacts) -> list[Wanted]:
     for name, component in (("cert-manager.yaml", "cert-manager"), ("olm.yaml", "olm")):
         found += [Wanted(ref, component) for ref in images_in(source.manifest(name).read_text())]
     found += [Wanted(ref, "olm") for ref in _OLM_EXTRA]
-    if version_tuple(profile.olm)[:2] <= _LAST_WITH_OPM_BUILDER:
-        found.append(Wanted(_OPM_BUILDER, "olm"))
     jobs = prepulled.job_images(profile)
     found += [Wanted(ref, _component_of(ref)) for ref in prepulled.wanted(profile) if ref not in jobs]
     found += [Wanted(ref, "jobs") for ref in (*jobs, *prepulled.of_tests())]

@@ -13,27 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from harness.errors import HarnessError
 from harness.profile import HOW_TO_PAIR, Profile
 from harness.stack import Layer, StackContext
+from harness.versions import facts
 
 NAME = "images"
 PULLS_AT_ONCE = 2
 """The node unpacks with one core an image; more at once would slow down the kubelet's own pulls."""
 PULL_TIMEOUT_S = 300
 
-_OPERATOR = "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/gitlab-runner-operator"
-_RUNNER = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images"
-
 
 def wanted(profile: Profile) -> list[str]:
-    """Images of the later layers, in the order in which they are needed."""
+    """Images of the later layers, in the order in which they are needed.
+
+    Those that a CSV names by digest are pulled by their tag, which has the same layers.
+    """
     version, runner = profile.operator.version, profile.runner
     return [
         "quay.io/operatorhubio/catalog:latest",
-        "quay.io/operator-framework/opm:latest",
+        facts.UNPACKER_IMAGE.at(profile.olm),
         f"quay.io/operatorhubio/gitlab-runner-operator:v{version}",
-        f"{_OPERATOR}:v{version}",
+        f"{facts.OPERATOR_REPOSITORY}:v{version}",
         *profile.image_substitutions.values(),
-        f"{_RUNNER}/gitlab-runner-ocp:v{runner}",
-        f"{_RUNNER}/gitlab-runner-helper-ocp:v{runner}",
+        f"{facts.RUNNER_REPOSITORY}:v{runner}",
+        f"{facts.HELPER_REPOSITORY}:v{runner}",
         *job_images(profile),
     ]
 
