@@ -104,6 +104,24 @@ PACKAGE_ENTRIES: Fact[bool] = Fact(
     ),
 )
 
+_CRDS = (
+    "catalogsources",
+    "clusterserviceversions",
+    "installplans",
+    "operatorgroups",
+    "operators",
+    "subscriptions",
+)
+OLM_CRDS: Fact[tuple[str, ...]] = Fact(
+    "olm",
+    "kinds that it brings along (group operators.coreos.com)",
+    (
+        Row("", _CRDS, _OLM.format("v0.17.0", "deploy/chart/crds")),
+        Row("0.18.0", (*_CRDS, "operatorconditions"), _OLM.format("v0.18.0", "deploy/chart/crds")),
+        Row("0.20.0", (*_CRDS, "olmconfigs", "operatorconditions"), _OLM.format("v0.20.0", "the same")),
+    ),
+)
+
 UNPACKER_IMAGE: Fact[str] = Fact(
     "olm",
     "image that unpacks a bundle",
@@ -357,6 +375,7 @@ FACTS: tuple[Fact[object], ...] = (
     *OPTIONAL_FLAGS,
     CERT_MANAGER_KUBERNETES,
     PACKAGE_ENTRIES,
+    OLM_CRDS,
     UNPACKER_IMAGE,
     OLM_KUBERNETES,
     CONTROLLER,

@@ -6,7 +6,7 @@ import pytest
 
 from fixtures import expect
 from fixtures.cluster import refused_with
-from fixtures.olm import CATALOG_SOURCE, CRDS, CSV, NAMESPACE
+from fixtures.olm import CATALOG_SOURCE, CSV, NAMESPACE, crds
 from fixtures.stack import Reached
 from fixtures.workloads import assert_rolled_out
 from harness.artifacts import Artifacts
@@ -25,12 +25,12 @@ LISTED_TIMEOUT_S = 60
 
 
 @pytest.mark.outcome("olm/crds", needs=["cluster/node-ready"])
-def test_its_kinds_are_served(olm: Kube) -> None:
-    """OLM's eight CRDs are there and Established.
+def test_its_kinds_are_served(olm: Kube, profile: Profile) -> None:
+    """OLM's CRDs, eight from v0.20 on, are there and Established.
 
     How-to, "Installing OLM": "catalogsources.operators.coreos.com created, clusterserviceversions … created".
     """
-    for name in CRDS:
+    for name in crds(profile):
         crd = olm.get("apiextensions.k8s.io/v1/CustomResourceDefinition", name)
         expect.fields(crd, {"status.conditions[type=Established].status": "True"}, f"CRD {name}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import expect
-from fixtures.olm import CATALOG_SOURCE, CRDS, CSV, NAMESPACE
+from fixtures.olm import CATALOG_SOURCE, CSV, NAMESPACE, crds
 from fixtures.steps.second_cluster import InstalledOffline
 from fixtures.workloads import assert_rolled_out
 from harness.stack import StackContext
@@ -26,7 +26,7 @@ def test_olm_is_installed_from_local_copies(
     assert not offline_olm.asked, f"it was looked up all the same: {offline_olm.asked}"
     copied = [manifest for path in offline_olm.copies for manifest in load_manifests(Path(path))]
     kube = second_stack.kube
-    for name in CRDS:
+    for name in crds(second_stack.profile):
         crd = kube.get("apiextensions.k8s.io/v1/CustomResourceDefinition", name)
         expect.fields(crd, {"status.conditions[type=Established].status": "True"}, f"CRD {name}")
     for name in ("olm-operator", "catalog-operator", "packageserver"):
