@@ -28,7 +28,7 @@ def attach(name_or_dir: str | Path, *, progress: Progress = log_progress) -> Sta
         name=state.name,
         state_dir=directory,
         options=state.options,
-        profile=profile.as_provided(artifacts.versions),
+        profile=profile.as_provided(artifacts.versions).with_images(state.images),
         artifacts=artifacts,
         cluster=cluster,
         kube=Kube(Path(state.kubeconfig), state.context, scratch=scratch_dir(directory)),

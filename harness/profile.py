@@ -16,7 +16,7 @@ PROFILES_DIR = Path(__file__).resolve().parent.parent / "profiles"
 
 _PRERELEASE = r"(-(alpha|beta|rc)\.?\d+)?"
 _FORMS: Mapping[str, tuple[str, str]] = {
-    "k3s": (rf"v\d+\.\d+\.\d+{_PRERELEASE}\+k3s\d+", "v1.28.5+k3s1"),
+    "k3s": (rf"v\d+\.\d+\.\d+{_PRERELEASE}\+[a-z][a-z0-9]*\d", "v1.28.5+k3s1"),
     "cert-manager": (rf"v\d+\.\d+\.\d+{_PRERELEASE}", "v1.7.1"),
     "olm": (rf"v\d+\.\d+\.\d+{_PRERELEASE}", "v0.26.0"),
     "operator": (r"\d+\.\d+\.\d+", "1.15.1"),
@@ -104,6 +104,8 @@ class Profile:
     operator: OperatorWish
     runner: str
     image_substitutions: Mapping[str, str]
+    image_alternatives: Mapping[str, tuple[str, ...]]
+    """What may replace an image, in order; ``image_substitutions`` has the one that does."""
     jobs: JobImages
     daemonless: str
     daemonless_image: str
@@ -118,6 +120,10 @@ class Profile:
         (a stand-in), its names carry the version that is really there."""
         operator = replace(self.operator, version=versions.get("operator", self.operator.version))
         return replace(self, operator=operator, runner=versions.get("runner", self.runner))
+
+    def with_images(self, chosen: Mapping[str, str]) -> Profile:
+        """The profile with what was chosen among the alternatives."""
+        return replace(self, image_substitutions={**self.image_substitutions, **chosen})
 
     @property
     def requested(self) -> dict[str, str]:
@@ -208,8 +214,8 @@ def _check_fields(data: Mapping[str, Any], path: Path) -> None:
 
 def _build(data: Mapping[str, Any], path: Path) -> Profile:
     wish = data["operator"]
-    images = data.get("images", {})
-    texts = [images, *(data[table] for table in _FIELDS)]
+    images = _alternatives(data.get("images", {}), path)
+    texts = [data[table] for table in _FIELDS]
     if not all(isinstance(value, str) and value for table in texts for value in table.values()):
         raise UsageError(f"{path}: every field is a text that is not empty")
     if wish["approval"] not in ("Manual", "Automatic"):
@@ -236,11 +242,25 @@ def _build(data: Mapping[str, Any], path: Path) -> Profile:
             minimum_kubernetes=wish["minimum-kubernetes"],
         ),
         runner=data["runner"]["version"],
-        image_substitutions=dict(images),
+        image_substitutions={old: new[0] for old, new in images.items()},
+        image_alternatives=images,
         jobs=JobImages(**data["jobs"]),
         daemonless=data["daemonless"]["builder"],
         daemonless_image=data["daemonless"]["image"],
     )
+
+
+def _alternatives(images: Any, path: Path) -> dict[str, tuple[str, ...]]:
+    """The table [images]: what replaces an image; of several, the first that can be had."""
+    found = {}
+    for old, given in images.items() if isinstance(images, dict) else [("", images)]:
+        several = given if isinstance(given, list) else [given]
+        if not several or not all(isinstance(it, str) and _IMAGE.fullmatch(it) for it in several):
+            raise UsageError(
+                f"{path}: images: {given!r} is no image, nor a list of some", "write host/path:tag, in order"
+            )
+        found[old] = tuple(several)
+    return found
 
 
 def _check_versions(profile: Profile) -> None:

@@ -74,6 +74,7 @@ class Provisioner:
         self._lock = StackLock(self.state_dir)
         self._cluster: Cluster | None = None
         self._made = False
+        self._images: dict[str, str] = {}
         self._installed: dict[str, bool] = {}
         self._saving = threading.Lock()
         self._created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -128,6 +129,7 @@ class Provisioner:
         self.state_dir.chmod(0o700)
         self.save()
         with self._noting(CLUSTER):
+            self._images = self._choose_images()
             self._cluster = make_cluster(self.options, artifacts, self.run_id, self.name, self.state_dir)
             kubeconfig = self._cluster.start()
         for note in self._cluster.notes:
@@ -137,7 +139,7 @@ class Provisioner:
             name=self.name,
             state_dir=self.state_dir,
             options=self.options,
-            profile=self.profile.as_provided(artifacts.versions),
+            profile=self.profile.as_provided(artifacts.versions).with_images(self._images),
             artifacts=artifacts,
             cluster=self._cluster,
             kube=Kube(kubeconfig, self._cluster.context, scratch=scratch_dir(self.state_dir)),
@@ -177,6 +179,7 @@ class Provisioner:
                 kubeconfig=str(cluster.kubeconfig) if cluster and self.context else "",
                 context=cluster.context if cluster else None,
                 layers=dict(self._installed),
+                images=self._images,
             ).save(self.state_dir)
 
     def cancel(self) -> None:
@@ -197,6 +200,18 @@ class Provisioner:
         self._lock.release()
         self._spawner.shutdown(wait=False)
         return leftovers
+
+    def _choose_images(self) -> dict[str, str]:
+        """Of several images that may replace one, the first that can be had; said where it is another."""
+        if self.options.cluster == "existing":
+            return {}  # nothing is replaced there
+        chosen = {}
+        for old, alternatives in self.profile.image_alternatives.items():
+            if len(alternatives) > 1:
+                chosen[old] = self.artifacts.first_image(alternatives)
+                if chosen[old] != alternatives[0]:
+                    self._progress(CLUSTER, f"{chosen[old]} replaces {old}: {alternatives[0]} can't be had")
+        return chosen
 
     def _open_artifacts(self) -> Artifacts:
         check_host(self.options, self.state_dir)  # before a quarter of an hour of building

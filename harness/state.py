@@ -33,6 +33,8 @@ class StackState:
     kubeconfig: str = ""
     context: str | None = None
     layers: dict[str, bool] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    """Image → what replaces it, of several that might."""
 
     def save(self, directory: Path) -> None:
         """Write atomically: a reader sees the file before or after, never half of it."""

@@ -123,6 +123,9 @@ def wanted_images(source: UpstreamArtifacts) -> list[Wanted]:
         found += [Wanted(ref, component) for ref in images_in(source.manifest(name).read_text())]
     found += [Wanted(ref, "olm") for ref in _OLM_EXTRA]
     jobs = prepulled.job_images(profile)
+    profile = profile.with_images(
+        {old: source.first_image(new) for old, new in profile.image_alternatives.items() if len(new) > 1}
+    )
     found += [Wanted(ref, _component_of(ref)) for ref in prepulled.wanted(profile) if ref not in jobs]
     found += [Wanted(ref, "jobs") for ref in (*jobs, *prepulled.of_tests())]
     return list({it.ref: it for it in found if it.ref not in profile.image_substitutions}.values())

@@ -96,6 +96,9 @@ class FakeRegistry:
             return self.by_digest[found.content["manifests"][0]["digest"]]
         return found
 
+    def exists(self, repository: str, reference: str) -> bool:
+        return self.missing not in repository
+
     def blob_file(self, repository: str, digest: str, downloads: Downloader) -> Path:
         assert downloads.cache is not None
         path = downloads.cache / digest
@@ -241,3 +244,10 @@ def test_prepulled_images_are_among_the_wanted(tmp_path: Path) -> None:
     components = {it.ref: it.component for it in wanted_images(release(tmp_path, FakeRegistry()))}
     runner = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images/gitlab-runner-ocp:v16.0.1"
     assert components[runner] == "runner"
+
+
+def test_the_first_replacement_that_is_there_goes_into_a_bundle(tmp_path: Path) -> None:
+    registry = FakeRegistry(missing="kubesphere")
+    refs = {it.ref for it in wanted_images(release(tmp_path, registry))}
+    assert "quay.io/brancz/kube-rbac-proxy:v0.8.0" in refs
+    assert not any("kubesphere" in ref for ref in refs)

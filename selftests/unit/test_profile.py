@@ -34,6 +34,25 @@ def test_seed_holds_the_articles_versions() -> None:
     assert substitute == "docker.io/kubesphere/kube-rbac-proxy:v0.8.0"
 
 
+def test_several_replacements_are_kept_in_order_and_one_is_chosen() -> None:
+    profile = load_profile("seed")
+    old = "gcr.io/kubebuilder/kube-rbac-proxy:v0.8.0"
+    hosts = [it.partition("/")[0] for it in profile.image_alternatives[old]]
+    assert hosts == ["docker.io", "quay.io", "registry.k8s.io"]
+    second = profile.image_alternatives[old][1]
+    assert profile.with_images({old: second}).image_substitutions == {old: second}
+
+
+@pytest.mark.parametrize("value", ['""', "[]", '[""]', "3", '["a b"]', '{ x = "y" }'])
+def test_a_replacement_that_is_no_image_is_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "mine.toml"
+    text = (PROFILES_DIR / "seed.toml").read_text()
+    start, end = text.index("[images]"), text.index("[jobs]")
+    path.write_text(f'{text[:start]}[images]\n"a.example/b:c" = {value}\n{text[end:]}')
+    with pytest.raises(UsageError, match="images"):
+        load_profile(path)
+
+
 @pytest.mark.parametrize("name", available())
 def test_every_profile_that_comes_along_is_valid(name: str) -> None:
     assert load_profile(name).name == name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ class FakeArtifacts:
     rehearsal = ("k3s", "operator")
     versions: Mapping[str, str] = {"k3s": "v1.28.15+lab1", "operator": "1.15.1"}
     stands_for: Mapping[str, str] = {"k3s": "v1.28.5+k3s1"}
+
+    def first_image(self, references: Sequence[str]) -> str:
+        """The how-to's is gone, and the next one is there."""
+        return references[1]
 
 
 class FakeCluster:
@@ -127,6 +131,8 @@ def test_up_writes_a_state_that_others_attach_to_and_down_removes_it(
     found = attach("t")
     assert (found.run_id, found.name) == (run.run_id, "t")
     assert found.options == run.options
+    chosen = list(found.profile.image_substitutions.values())
+    assert chosen == ["quay.io/brancz/kube-rbac-proxy:v0.8.0"]
 
     assert run.down() == []
     assert run.down() == []
