@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.artifacts import Artifacts
 from harness.options import ProvisionOptions
 from harness.profile import Profile
 from harness.verdict import Component
+
+if TYPE_CHECKING:
+    from harness.provenance import Found
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,11 @@ class Subject:
 
     def lines(self) -> list[str]:
         """For the reader; the first line says whether it is a rehearsal."""
-        kind = f"REHEARSAL (stand-ins: {', '.join(self.rehearsal)})" if self.rehearsal else "real components"
+        kind = (
+            f"REHEARSAL (stand-ins: {', '.join(self.rehearsal)})"
+            if self.rehearsal
+            else "no stand-in known before it runs"
+        )
         return [
             f"runner-conformance: verifies profile {self.profile} in {self.cluster}; {kind}",
             f"  {', '.join(map(_asked_for, self.components))}",
@@ -39,12 +47,20 @@ class Subject:
         ]
 
 
-def subject_of(profile: Profile, artifacts: Artifacts, options: ProvisionOptions) -> Subject:
-    """Versions asked for and promised, and which parts are stand-ins."""
+def subject_of(
+    profile: Profile, artifacts: Artifacts, options: ProvisionOptions, found: Sequence[Found] = ()
+) -> Subject:
+    """Versions asked for and promised, and which parts are stand-ins: by what the artifacts say, and by what
+    was ``found`` running."""
     wanted = dict(profile.requested)
+    stand_ins = {*artifacts.rehearsal, *(it.component for it in found)}
     for name in artifacts.rehearsal:
         wanted.setdefault(name, artifacts.stands_for.get(name) or artifacts.versions.get(name, ""))
-    components = tuple(_component(name, version, artifacts) for name, version in wanted.items())
+    for it in found:
+        wanted.setdefault(it.component, it.version)
+    components = tuple(
+        _component(name, version, artifacts, name in stand_ins) for name, version in wanted.items()
+    )
     cluster = (
         "an ephemeral k3s" if options.cluster == "k3s" else f"cluster {options.context or options.cluster}"
     )
@@ -52,8 +68,7 @@ def subject_of(profile: Profile, artifacts: Artifacts, options: ProvisionOptions
     return Subject(profile.name, cluster, artifacts.source, gitlab, components, profile.notes)
 
 
-def _component(name: str, wanted: str, artifacts: Artifacts) -> Component:
-    stand_in = name in artifacts.rehearsal
+def _component(name: str, wanted: str, artifacts: Artifacts, stand_in: bool) -> Component:
     return Component(
         name=name,
         requested=artifacts.stands_for.get(name) or wanted,

@@ -68,6 +68,9 @@ class Artifacts(Protocol):
     def image_source(self, reference: str) -> ImageSource:
         """An image to be copied elsewhere."""
 
+    def image_configuration(self, reference: str) -> str:
+        """The configuration (JSON) of an image named by digest; empty where it is not at hand."""
+
     def images(self) -> tuple[str, ...]:
         """Image references known to be there; empty when nobody can say (internet)."""
 

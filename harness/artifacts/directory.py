@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.artifacts.bundle import Bundle
 from harness.artifacts.registry_auth import Credentials
-from harness.artifacts.storage import Storage
+from harness.artifacts.storage import ImageRef, Storage, StorageError
 from harness.errors import UsageError
 from harness.profile import Profile
 
@@ -69,6 +70,14 @@ class BundleArtifacts:
         from harness.gitlab.registry_client import StorageSource
 
         return StorageSource(Storage(self.bundle.storage))
+
+    def image_configuration(self, reference: str) -> str:
+        storage = Storage(self.bundle.storage)
+        try:
+            manifest = json.loads(storage.manifest(ImageRef.parse(reference)))
+            return storage.blob_path(manifest["config"]["digest"]).read_text()
+        except (StorageError, ValueError, KeyError, OSError):
+            return ""
 
     def images(self) -> tuple[str, ...]:
         return tuple(image.ref for image in self.bundle.images)

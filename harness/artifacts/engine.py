@@ -6,6 +6,7 @@ image's dockerd with the image as its root directory, so that nothing of the hos
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,10 @@ for directory in {" ".join(_FROM_THE_NODE)}; do
     mkdir -p "$root/$directory" "/$directory"
     mount --rbind "/$directory" "$root/$directory"
 done
+if [ ! -L "$root/var/run" ]; then
+    mkdir -p "$root/var/run"
+    mount --rbind /run "$root/var/run"
+fi
 for file in etc/resolv.conf etc/hosts; do
     rm -f "$root/$file"
     cp -L "/$file" "$root/$file"
@@ -66,6 +71,12 @@ _SCRIPTS = {
     "usr/libexec/enter": _ENTER,
     "image/.start-engine": _START,
 }
+
+
+def file_name(digest: str) -> str:
+    """A name for the engine made of an image: changes with the image, and with the scripts here."""
+    scripts = hashlib.sha256("".join(_SCRIPTS.values()).encode()).hexdigest()
+    return f"{digest.removeprefix('sha256:')[:32]}-{scripts[:8]}.tar"
 
 
 def write_engine(layers: Sequence[Path], target: Path, what: str) -> None:

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
+from harness.artifacts import engine
 from harness.artifacts.download import Downloader, architecture, k3s_file_name
-from harness.artifacts.engine import write_engine
 from harness.artifacts.pull import Connect, Pulled, Registries
 from harness.artifacts.registry_auth import Credentials
 from harness.artifacts.storage import ImageRef
@@ -115,9 +115,9 @@ class UpstreamArtifacts:
         """Made once of each image, and kept beside the downloads."""
         image = engine_image(self.profile)
         pulled = self.registries.pull(ImageRef.parse(image))
-        target = cache_dir() / "engines" / f"{pulled.own.digest.removeprefix('sha256:')}.tar"
+        target = cache_dir() / "engines" / engine.file_name(pulled.own.digest)
         if not target.exists():
-            write_engine(pulled.layers, target, image)
+            engine.write_engine(pulled.layers, target, image)
         return target
 
     def first_image(self, references: Sequence[str]) -> str:
@@ -125,6 +125,9 @@ class UpstreamArtifacts:
 
     def image_source(self, reference: str) -> Pulled:
         return self.registries.pull(ImageRef.parse(reference))
+
+    def image_configuration(self, reference: str) -> str:
+        return ""  # would be downloads, of images that somebody else's cluster has taken from anywhere
 
     def images(self) -> tuple[str, ...]:
         return ()

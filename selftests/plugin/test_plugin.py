@@ -43,7 +43,7 @@ def test_all_green_conforms(project):
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "runner-conformance: verifies profile seed in an example; real components",
+            "runner-conformance: verifies profile seed in an example; no stand-in known before it runs",
             "*creates cluster*",
             "*cluster: 1 passed*",
             "CONFORMS: 3 passed",

@@ -1,0 +1,90 @@
+"""Which parts of a running stack are stand-ins: read from what is found on it, never from an option.
+
+Every image of the lab says in its labels what it is (`io.runner-conformance.provenance`, `.component`,
+`.version`), and its k3s has a version of its own (`+lab1`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.artifacts import Artifacts
+from harness.cluster import NODE_SHELL, Cluster
+from harness.errors import HarnessError
+from harness.kube import Kube
+
+LABEL = "io.runner-conformance."
+REAL = "real"
+STAND_IN = "stand-in"
+_OWN_K3S = re.compile(r"\+lab\d+$")
+# Configurations of the node's images are files of containerd's content store; layers are larger.
+_CONFIGURATIONS = """
+cd /var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content/blobs/sha256 &&
+find . -type f -size -256k -exec grep -l -F io.runner-conformance.provenance {} + |
+while read -r file; do cat "$file"; echo; done
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A stand-in that runs, or is on the node to be run."""
+
+    component: str
+    version: str
+
+
+def stand_ins(kube: Kube, cluster: Cluster, artifacts: Artifacts) -> tuple[Found, ...]:
+    """The stand-ins found, by component, sorted. Raises HarnessError where the cluster can't be asked."""
+    found: dict[str, Found] = {}
+    for node in kube.list("v1/Node"):
+        version = str(node["status"]["nodeInfo"]["kubeletVersion"])
+        if _OWN_K3S.search(version):
+            found["k3s"] = Found("k3s", version)
+    for labels in _labels(kube, cluster, artifacts):
+        component = labels.get(f"{LABEL}component", "")
+        if component and labels.get(f"{LABEL}provenance", REAL) != REAL:
+            found[component] = Found(component, labels.get(f"{LABEL}version", ""))
+    return tuple(found[name] for name in sorted(found))
+
+
+def _labels(kube: Kube, cluster: Cluster, artifacts: Artifacts) -> Iterable[Mapping[str, str]]:
+    """Labels of the images on the node; where it gives no shell, of those that run and the artifacts know."""
+    if NODE_SHELL in cluster.abilities:
+        done = cluster.node_shell(["sh", "-c", _CONFIGURATIONS])
+        yield from (_labels_of(line) for line in done.stdout.splitlines())
+        return
+    for image in sorted(_running(kube)):
+        yield _labels_of(artifacts.image_configuration(image))
+
+
+def _running(kube: Kube) -> set[str]:
+    """References by digest of the images that pods run."""
+    statuses = [
+        status
+        for pod in kube.list("v1/Pod")
+        for kind in ("containerStatuses", "initContainerStatuses")
+        for status in pod.get("status", {}).get(kind, ())
+    ]
+    found = {str(status.get("imageID", "")).rpartition("://")[2] for status in statuses}
+    return {image for image in found if "@sha256:" in image}
+
+
+def _labels_of(configuration: str) -> Mapping[str, str]:
+    try:
+        document: Any = json.loads(configuration)
+        labels = document["config"]["Labels"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return labels if isinstance(labels, dict) else {}
+
+
+def look(kube: Kube, cluster: Cluster, artifacts: Artifacts) -> tuple[Found, ...]:
+    """As ``stand_ins``; nothing where a cluster that has failed can't be asked any more."""
+    try:
+        return stand_ins(kube, cluster, artifacts)
+    except HarnessError:
+        return ()
