@@ -99,12 +99,13 @@ class Kube:
         self.kubeconfig = kubeconfig
         self.context = context
         self._scratch = scratch
-        self._dynamic = DynamicClient(self._new_api_client(), discoverer=_NoDiscovery)
+        self._dynamic = DynamicClient(self.new_client(), discoverer=_NoDiscovery)
         self._kinds: dict[str, Kind] = {}
         self._preferred: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def _new_api_client(self) -> client.ApiClient:
+    def new_client(self) -> client.ApiClient:
+        """The official client with this cluster's settings; no proxy for what runs on this host."""
         settings = client.Configuration()
         settings.connection_pool_maxsize = _POOL_CONNECTIONS
         try:
@@ -382,7 +383,7 @@ class Kube:
     ) -> ExecResult:
         """Run a command in a container and wait for it, at most ``timeout_s``."""
         # A client of its own: the official stream() swaps the client's transport while it connects.
-        api = client.CoreV1Api(self._new_api_client())
+        api = client.CoreV1Api(self.new_client())
         chosen = {"container": container} if container else {}
         with api_errors(f"exec in {namespace}/{pod}"):
             session = stream(
