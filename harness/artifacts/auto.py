@@ -78,6 +78,8 @@ def upstream_refusal(probe: str = UPSTREAM_PROBE) -> str | None:
     try:
         with web.client(timeout=PROBE_TIMEOUT_S, follow_redirects=False) as client:
             answer = client.head(probe)
+            if answer.status_code in web.TRANSIENT:
+                answer = client.head(probe)
     except httpx.HTTPError as error:
         return web.problem(probe, error).message
     return None if answer.status_code < 400 else f"HTTP {answer.status_code} from {probe}"
