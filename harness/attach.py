@@ -10,7 +10,7 @@ from harness.kube import Kube
 from harness.profile import Profile, load_profile
 from harness.stack import Progress, StackContext, log_progress
 from harness.stack.catalogue import LAYERS
-from harness.state import StackState, cluster_dir, directory_of, scratch_dir
+from harness.state import StackState, cluster_dir, directory_of
 
 if TYPE_CHECKING:
     from harness.cluster import Cluster
@@ -31,7 +31,7 @@ def attach(name_or_dir: str | Path, *, progress: Progress = log_progress) -> Sta
         profile=profile.as_provided(artifacts.versions).with_images(state.images),
         artifacts=artifacts,
         cluster=cluster,
-        kube=Kube(Path(state.kubeconfig), state.context, scratch=scratch_dir(directory)),
+        kube=Kube(Path(state.kubeconfig), state.context),
         progress=progress,
     )
     for name, ok in state.layers.items():

@@ -24,6 +24,7 @@ from harness.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_PRODUCT,
+    EXIT_USAGE,
     HarnessError,
     LeftoversError,
     UsageError,
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+_CLICK_USAGE = 2
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DEFAULT_NAME = "default"
@@ -129,6 +131,7 @@ def _up(options: ProvisionOptions, only: list[str] | None) -> None:
         console.print(f"\nexport KUBECONFIG={ctx.cluster.kubeconfig}")
         stays = options.keep
         if stays:
+            run.keep()
             console.print(f"Remove it with: runner-conformance down {options.name}")
         else:
             console.print("Running; Ctrl-C removes it.")
@@ -264,22 +267,42 @@ def bundle(
 @app.command(epilog="Example: runner-conformance reap --dry-run")
 def reap(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also what carries our mark and no journal here knows.")
+    ] = False,
+    kubeconfig: Annotated[Path | None, typer.Option(help="For a cluster that a run used.")] = None,
+    context: Annotated[str | None, typer.Option(help="With --kubeconfig.")] = None,
+    gitlab_url: Annotated[str | None, typer.Option(help="The GitLab that a run used.")] = None,
+    gitlab_token_file: Annotated[Path | None, typer.Option(help="File with a token of scope api.")] = None,
+    gitlab_ca_file: Annotated[Path | None, typer.Option(help="CA of that GitLab, PEM.")] = None,
 ) -> None:
     """Remove what runs left behind that were killed; running and kept stacks stay."""
-    from harness.reap import reap_all, stale
+    from harness.reap import Access, reap_all, remove_unknown, survey
 
-    found = stale()
-    for line in found:
-        console.print(f"left behind: {line}", markup=False)
-    if not found:
-        console.print("Nothing is left behind.")
-    if dry_run or not found:
+    access = Access(kubeconfig, context, gitlab_url, gitlab_token_file, gitlab_ca_file)
+    found = survey(access)
+    for line in found.lines():
+        console.print(f"left behind: {redact(line)}", markup=False)
+    for line in found.unknown:
+        console.print(f"unknown: {redact(line)}", markup=False)
+    for line in found.notes:
+        console.print(redact(line), markup=False)
+    if found.unknown and not unknown:
+        console.print("Unknown things stay: they may be another state home's. --unknown removes them.")
+    if dry_run:
         return
     with _ignoring_interrupts():
-        resisted = reap_all()
-    if resisted:
-        raise LeftoversError("not everything could be removed", evidence="\n".join(resisted))
-    console.print("All of it is removed.")
+        resisted = reap_all(access)
+        if unknown:
+            resisted += remove_unknown()
+        after = survey(access)
+    left = dict.fromkeys((*resisted, *after.lines(), *(after.unknown if unknown else ())))
+    if left:
+        raise LeftoversError(
+            "not everything could be removed; the journal keeps it for the next `reap`",
+            evidence="\n".join(left),
+        )
+    console.print("Nothing is left behind.")
 
 
 matrix.register(app)
@@ -327,7 +350,7 @@ def _usage_of_click(error: Exception) -> int:
     if show is None or code is None:
         raise error
     show()
-    return int(code)
+    return EXIT_USAGE if code == _CLICK_USAGE else int(code)
 
 
 if __name__ == "__main__":

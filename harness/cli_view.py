@@ -12,6 +12,7 @@ from rich.table import Table
 
 from harness.errors import HarnessError
 from harness.graph import StepState, StepStatus, critical_path
+from harness.journal import Life, accounts
 from harness.plan import Plan
 from harness.redact import redact
 from harness.stack import StackContext
@@ -95,7 +96,7 @@ def print_status(console: Console, name: str) -> bool:
     from harness.attach import attach
 
     state = StackState.load(directory_of(name))
-    held = "kept" if state.options.keep else f"process {state.pid}{'' if state.alive else ' (gone)'}"
+    held = _held(state)
     console.print(f"{state.name}  {state.run_id}  since {state.created}  {held}", markup=False)
     if not state.kubeconfig:
         console.print("  its cluster was not started")
@@ -105,6 +106,14 @@ def print_status(console: Console, name: str) -> bool:
     for layer in installed(context):
         console.print(f"  {layer:<16} {broken.get(layer, 'ready')}", markup=False)
     return not broken
+
+
+def _held(state: StackState) -> str:
+    """Who has a stack: the process that works on it, nobody any more, or whoever kept it."""
+    lives = [it.life for it in accounts()[0] if it.run_id == state.run_id]
+    if Life.KEPT in lives:
+        return "kept"
+    return f"process {state.pid}" if Life.LIVING in lives else f"process {state.pid} (gone)"
 
 
 def installed(context: StackContext) -> list[str]:

@@ -19,7 +19,7 @@ from harness.diagnose import Diagnosis, Scope, diagnose, event_lines, pod_lines
 from harness.diagnosis import Reason
 from harness.errors import HarnessError
 from harness.kube import Object
-from harness.redact import redact
+from harness.redact import redact, redact_manifest
 from harness.stack import StackContext
 
 TIMEOUT_S = 20.0
@@ -227,7 +227,8 @@ class _Collector:
 
 def _quiet(manifest: Object) -> Object:
     metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
-    return {**manifest, "metadata": metadata}
+    cut: Object = redact_manifest({**manifest, "metadata": metadata})
+    return cut
 
 
 def write_index(directory: Path, failures: Iterable[tuple[str, str, Iterable[str]]]) -> Path | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import json
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,16 +20,17 @@ from urllib.parse import urlsplit
 
 import tenacity
 import urllib3
-from kubernetes import client, config
+from kubernetes import client
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.stream import stream
 
+from harness import kubeconfig as kubeconfigs
 from harness import proxy
-from harness.errors import EnvironmentProblem
+from harness.errors import EnvironmentProblem, UsageError
 from harness.kube_errors import ApiError, ApiUnreachable, KindUnknown, WatchExpired, api_errors
 from harness.kube_watch import Object, Watch
-from harness.ownership import FIELD_MANAGER
+from harness.ownership import FIELD_MANAGER, LABEL, owned_by
 
 __all__ = [
     "ApiError",
@@ -95,31 +97,34 @@ class Kube:
     Raises EnvironmentProblem for a kubeconfig that can't be read or lacks the context.
     """
 
-    def __init__(self, kubeconfig: Path, context: str | None = None, *, scratch: Path | None = None) -> None:
+    def __init__(self, kubeconfig: Path, context: str | None = None) -> None:
         self.kubeconfig = kubeconfig
         self.context = context
-        self._scratch = scratch
+        try:
+            self._loaded = kubeconfigs.load(kubeconfig, context)
+        except UsageError as error:  # who took it from a user has said so already
+            raise EnvironmentProblem(error.message, error.hint) from None
+        weakref.finalize(self, self._loaded.close)
         self._dynamic = DynamicClient(self.new_client(), discoverer=_NoDiscovery)
         self._kinds: dict[str, Kind] = {}
         self._preferred: dict[str, str] = {}
         self._lock = threading.Lock()
+        self.will_make: Callable[[str, str], None] | None = None
+        """Told (kind, "namespace/name" or name) before an object that carries a run's id is made.
+
+        With it, an object that was there before is never taken over.
+        """
 
     def new_client(self) -> client.ApiClient:
         """The official client with this cluster's settings; no proxy for what runs on this host."""
         settings = client.Configuration()
         settings.connection_pool_maxsize = _POOL_CONNECTIONS
         try:
-            config.load_kube_config(
-                config_file=str(self.kubeconfig),
-                context=self.context,
-                client_configuration=settings,
-                persist_config=False,
-                temp_file_path=str(self._scratch) if self._scratch else None,
-            )
-        except (ConfigException, OSError, ValueError, TypeError) as error:
+            self._loaded.configure(settings)
+        except (ConfigException, OSError, ValueError, TypeError, LookupError) as error:
             raise EnvironmentProblem(
                 f"kubeconfig {self.kubeconfig} (context {self.context or 'current'}) is of no use: {error}",
-                "give --kubeconfig and --context of a cluster that `kubectl` reaches",
+                kubeconfigs.HINT,
             ) from error
         if proxy.is_own(settings.host):  # the one setting that the websocket client (exec) heeds as well
             settings.no_proxy = ",".join(filter(None, (settings.no_proxy, urlsplit(settings.host).hostname)))
@@ -266,7 +271,10 @@ class Kube:
         """Server-side apply under our field manager, taking over conflicting fields."""
         where = self.kind(f"{manifest['apiVersion']}/{manifest['kind']}")
         metadata = manifest["metadata"]
-        path = where.path(metadata.get("namespace") or namespace or "default", metadata["name"])
+        space = metadata.get("namespace") or namespace or "default"
+        path = where.path(space, metadata["name"])
+        if not dry_run:
+            self._announce(manifest, where, space)
         query: dict[str, object] = {"fieldManager": FIELD_MANAGER, "force": True}
         if dry_run:
             query["dryRun"] = "All"
@@ -278,12 +286,30 @@ class Kube:
     def create(self, manifest: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
         """Create; an object that is there already is an ApiError with status 409."""
         where = self.kind(f"{manifest['apiVersion']}/{manifest['kind']}")
-        path = where.path(manifest["metadata"].get("namespace") or namespace or "default")
+        space = manifest["metadata"].get("namespace") or namespace or "default"
+        path = where.path(space)
+        if not dry_run:
+            self._announce(manifest, where, space)
         query: dict[str, object] = {"fieldManager": FIELD_MANAGER}
         if dry_run:
             query["dryRun"] = "All"
         created: Object = self.request("POST", path, body=manifest, query=query)
         return created
+
+    def _announce(self, manifest: Object, where: Kind, namespace: str) -> None:
+        """Before one of a run's objects is made where others have theirs."""
+        run_id = (manifest["metadata"].get("labels") or {}).get(LABEL)
+        name = manifest["metadata"].get("name")
+        if self.will_make is None or run_id is None or name is None:
+            return
+        kind = f"{where.api_version}/{where.kind}"
+        there = self.get(kind, name, namespace if where.namespaced else None)
+        if there is not None and not owned_by(there, run_id):
+            raise EnvironmentProblem(
+                f"{where.kind} {name} is there already and was not made by this run",
+                "it stays as it is; use a cluster without it, or remove it by hand",
+            )
+        self.will_make(kind, f"{namespace}/{name}" if where.namespaced else name)
 
     def patch(
         self,

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.files import parse_toml, read_text
 from harness.versions import checks, facts
 
 PROFILES_DIR = Path(__file__).resolve().parent.parent / "profiles"
 
-_PRERELEASE = r"(-(alpha|beta|rc)\.?\d+)?"
+_NUMBERS = r"\d{1,6}\.\d{1,6}\.\d{1,6}"
+_PRERELEASE = r"(-(alpha|beta|rc)\.?\d{1,6})?"
 _FORMS: Mapping[str, tuple[str, str]] = {
-    "k3s": (rf"v\d+\.\d+\.\d+{_PRERELEASE}\+[a-z][a-z0-9]*\d", "v1.28.5+k3s1"),
-    "cert-manager": (rf"v\d+\.\d+\.\d+{_PRERELEASE}", "v1.7.1"),
-    "olm": (rf"v\d+\.\d+\.\d+{_PRERELEASE}", "v0.26.0"),
-    "operator": (r"\d+\.\d+\.\d+", "1.15.1"),
-    "runner": (r"\d+\.\d+\.\d+", "16.0.1"),
+    "k3s": (rf"v{_NUMBERS}{_PRERELEASE}\+[a-z][a-z0-9]{{0,20}}\d", "v1.28.5+k3s1"),
+    "cert-manager": (rf"v{_NUMBERS}{_PRERELEASE}", "v1.7.1"),
+    "olm": (rf"v{_NUMBERS}{_PRERELEASE}", "v0.26.0"),
+    "operator": (_NUMBERS, "1.15.1"),
+    "runner": (_NUMBERS, "16.0.1"),
 }
 _WHERE: Mapping[str, tuple[str, str]] = {
     "k3s": ("kubernetes", "k3s"),
@@ -146,12 +147,14 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, str | None] |
     'v1.29.0+k3s1'
     """
     path = _path_of(name_or_path)
+
+    def complain(sentence: str) -> UsageError:
+        return UsageError(sentence, "compare it with profiles/seed.toml")
+
     try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}", "compare it with profiles/seed.toml") from None
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from None
+        data = parse_toml(read_text(path, complain), path, complain)
+    except FileNotFoundError:
+        raise UsageError(f"there is no profile {path}", f"there are {', '.join(available())}") from None
     _check_fields(data, path)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     for name, value in given.items():
@@ -187,22 +190,27 @@ def _path_of(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml" or "/" in str(name_or_path):
         return path
-    known = PROFILES_DIR / f"{name_or_path}.toml"
-    if not known.exists():
-        raise UsageError(f"no profile is called {name_or_path!r}", f"there are {', '.join(available())}")
-    return known
+    if str(name_or_path) not in available():
+        raise UsageError(
+            f"no profile is called {str(name_or_path)[:60]!r}", f"there are {', '.join(available())}"
+        )
+    return PROFILES_DIR / f"{name_or_path}.toml"
 
 
 def _check_fields(data: Mapping[str, Any], path: Path) -> None:
     for key, value in data.items():
-        if key in ("name", "title", "images"):
+        if key in ("name", "title"):
+            if not isinstance(value, str):
+                raise UsageError(f"{path}: {key} must be a text")
             continue
-        if key not in _FIELDS:
+        if key not in _FIELDS and key != "images":
             raise UsageError(
                 f"{path}: unknown field {key!r}", f"there are name, title, images, {', '.join(_FIELDS)}"
             )
         if not isinstance(value, dict):
             raise UsageError(f"{path}: {key} must be a table")
+        if key == "images":
+            continue
         for field in value.keys() - _FIELDS[key]:
             raise UsageError(
                 f"{path}: unknown field {key}.{field}", f"[{key}] knows {', '.join(sorted(_FIELDS[key]))}"
@@ -268,7 +276,7 @@ def _check_versions(profile: Profile) -> None:
         form, example = _FORMS[component]
         if not re.fullmatch(form, version):
             raise UsageError(
-                f"{version!r} is no version of {component}", f"write it as its releases do: {example}"
+                f"{version[:40]!r} is no version of {component}", f"write it as its releases do: {example}"
             )
     checks.refuse_conflicts(profile)
     if profile.operator.approval == "Automatic" and profile.operator.version:

@@ -22,20 +22,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import reap
 from harness.artifacts import ONLINE, Artifacts, open_artifacts
-from harness.errors import Cancelled, EnvironmentProblem, UsageError
+from harness.elsewhere import cluster_id, remove_from_gitlab, remove_objects
+from harness.errors import Cancelled, EnvironmentProblem, HarnessError, UsageError
 from harness.gitlab.client import check as check_gitlab
 from harness.graph import Graph, OnFailure, Step, StepState, StepStatus, closure
+from harness.inputs import check_inputs, check_state_home, gitlab_url
+from harness.journal import CGROUP, CLUSTER_PLACE, DIRECTORY, GITLAB_PLACE, KIND_CLUSTER, PROCESS, Journal
 from harness.kube import Kube
 from harness.options import ProvisionOptions, check_options
-from harness.ownership import new_run_id, stack_dir
+from harness.ownership import new_run_id, stack_dir, state_home
 from harness.plan import Plan
 from harness.profile import Profile, load_profile
 from harness.proxy import for_node
+from harness.redact import redact
 from harness.stack import Layer, Progress, StackContext, gitlab, log_progress
 from harness.stack.catalogue import CLUSTER, layer_steps
-from harness.state import StackLock, StackState, cluster_dir, scratch_dir
-from harness.teardown import attempt, remove_layers, still_there
+from harness.state import StackLock, StackState, cluster_dir
+from harness.teardown import attempt, remove_layers
 
 if TYPE_CHECKING:
     from harness.artifacts.download import Transferred
@@ -72,6 +77,7 @@ class Provisioner:
         self._transferred = transferred
         self._artifacts: Artifacts | None = None
         self._lock = StackLock(self.state_dir)
+        self._journal: Journal | None = None
         self._cluster: Cluster | None = None
         self._made = False
         self._images: dict[str, str] = {}
@@ -118,20 +124,15 @@ class Provisioner:
         if self.options.gitlab_url:
             check_gitlab(gitlab.external(self.options))
         artifacts = self.artifacts
-        self._lock.acquire()
-        if (self.state_dir / "stack.json").exists():
-            self._lock.release()
-            raise UsageError(
-                f"stack {self.name!r} exists already",
-                f"attach to it with --reuse {self.name}, or `runner-conformance down {self.name}`",
-            )
-        self._made = True
+        self._take_name()
         self.state_dir.chmod(0o700)
         self.save()
         with self._noting(CLUSTER):
             self._images = self._choose_images()
             self._cluster = make_cluster(self.options, artifacts, self.run_id, self.name, self.state_dir)
             kubeconfig = self._cluster.start()
+            kube = Kube(kubeconfig, self._cluster.context)
+            self._write_down_places(kube)
         for note in self._cluster.notes:
             self._progress(CLUSTER, note)
         self.context = StackContext(
@@ -142,7 +143,8 @@ class Provisioner:
             profile=self.profile.as_provided(artifacts.versions).with_images(self._images),
             artifacts=artifacts,
             cluster=self._cluster,
-            kube=Kube(kubeconfig, self._cluster.context, scratch=scratch_dir(self.state_dir)),
+            kube=kube,
+            will_make=self._will_make,
             progress=self._progress,
             cancelled=self._cancelled,
             spawn=lambda function: self._spawner.submit(function).result(),
@@ -153,6 +155,61 @@ class Provisioner:
     def start_cluster(self) -> None:
         """The same as a step, which leaves nothing but what the state file says."""
         self.start()
+
+    def _take_name(self) -> None:
+        """Begin the journal and take the name; nothing is made before that."""
+        self._journal = Journal.begin(self.run_id, self.name, self.state_dir, beside=self.options.beside)
+        try:
+            self._lock.acquire()
+            if (self.state_dir / "stack.json").exists():
+                self._lock.release()
+                raise UsageError(
+                    f"stack {self.name!r} exists already",
+                    f"attach to it with --reuse {self.name}, or `runner-conformance down {self.name}`",
+                )
+        except BaseException:
+            self._journal.close()
+            self._journal = None
+            raise
+        self._journal.will_make(DIRECTORY, str(self.state_dir))
+        self._made = True
+        if self.options.cluster == "k3s":
+            self._journal.will_make(CGROUP, f"{self.run_id}-{self.name}")
+        if self.options.cluster == "kind":
+            self._journal.will_make(KIND_CLUSTER, self.name)
+        if self.options.gitlab_url is None:
+            self._journal.will_make(PROCESS, f"the embedded GitLab of {self.state_dir}")
+
+    def _write_down_places(self, kube: Kube) -> None:
+        """How to reach what outlives this host's part of the run: paths and addresses, no secret."""
+        assert self._journal is not None  # the name was taken
+        options = self.options
+        if options.cluster == "existing":
+            self._journal.place(
+                CLUSTER_PLACE,
+                kubeconfig=str(kube.kubeconfig.absolute()),
+                context=kube.context or "",
+                uid=cluster_id(kube),
+            )
+            kube.will_make = lambda kind, name: self._will_make(kind, name, CLUSTER_PLACE)
+        if options.gitlab_url is not None:
+            self._journal.place(
+                GITLAB_PLACE,
+                url=gitlab_url(options.gitlab_url),
+                token_file=str(options.gitlab_token_file.absolute()) if options.gitlab_token_file else "",
+                ca_file=str(options.gitlab_ca_file.absolute()) if options.gitlab_ca_file else "",
+                project=options.gitlab_project or "",
+            )
+
+    def _will_make(self, kind: str, name: str, where: str) -> None:
+        if self._journal is not None:
+            self._journal.will_make(kind, name, where)
+
+    def keep(self) -> None:
+        """The stack is finished and stays: from now on only ``down`` removes it."""
+        if self._journal is not None:
+            self._journal.keep()
+            self._journal.close()
 
     def install(self, layer: Layer) -> None:
         """Install a layer whose needs are installed, and write so into the state file."""
@@ -186,18 +243,33 @@ class Provisioner:
         """Stop every wait of this run at once."""
         self._cancelled.set()
 
+    def _remove_elsewhere(self) -> list[str]:
+        """Remove the run's objects from a cluster and a GitLab that outlive it."""
+        context, left = self.context, list[str]()
+        if context is None or self._journal is None:
+            return left
+        if self.options.cluster == "existing":
+            entries = [(it.kind, it.name) for it in self._journal.open if it.where == CLUSTER_PLACE]
+            left += _attempted(lambda: remove_objects(context.kube, self.run_id, entries[::-1]))
+        if self.options.gitlab_url is not None:
+            left += _attempted(lambda: remove_from_gitlab(gitlab.external(self.options), self.run_id))
+        return left
+
     def down(self) -> list[str]:
         """Remove everything that this run made; what could not be removed. May be called more than once."""
         self.cancel()
         leftovers = remove_layers(self.context) if self.context else []
-        if self._cluster is not None:
-            leftovers += attempt("cluster", self._cluster.stop)
-        if self._made and not leftovers:
+        leftovers += self._remove_elsewhere()
+        stopped = attempt("cluster", self._cluster.stop) if self._cluster is not None else []
+        leftovers += stopped
+        if self._made and not stopped:
             leftovers += attempt(str(self.state_dir), partial(shutil.rmtree, self.state_dir))
-            self._made = bool(leftovers)
-        if self.options.cluster == "k3s" and self._cluster is not None:
-            leftovers += still_there(self.run_id)
+            self._made = self.state_dir.exists()
         self._lock.release()
+        if self._journal is not None:
+            leftovers = reap.settle(self._journal, reap.AS_THE_RUN, leftovers)
+            self._journal.close()
+            self._journal = None
         self._spawner.shutdown(wait=False)
         return leftovers
 
@@ -214,7 +286,8 @@ class Provisioner:
         return chosen
 
     def _open_artifacts(self) -> Artifacts:
-        check_host(self.options, self.state_dir)  # before a quarter of an hour of building
+        check_inputs(self.options)  # before a quarter of an hour of building
+        check_host(self.options, self.state_dir)
         with self._noting(ARTIFACTS):
             return open_artifacts(
                 self.options.artifacts,
@@ -252,6 +325,7 @@ class Provisioner:
 
 def check_host(options: ProvisionOptions, state_dir: Path) -> None:
     """What the run needs of this host.  Raises EnvironmentProblem for the first thing that it lacks."""
+    check_state_home(state_home())
     if options.cluster == "k3s":
         from harness.cluster import preflight
 
@@ -298,6 +372,13 @@ def make_cluster(
             registry_auth=artifacts.registry_auth(),
         )
     )
+
+
+def _attempted(remove: Callable[[], list[str]]) -> list[str]:
+    try:
+        return remove()
+    except HarnessError as error:
+        return [redact(error.message)]
 
 
 def _reopen_as(artifacts: Artifacts, choice: str) -> str:

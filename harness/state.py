@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import EnvironmentProblem, UsageError
-from harness.files import write_whole
+from harness.files import parse_json, read_text, write_whole
 from harness.options import ProvisionOptions
-from harness.ownership import stack_dir, state_home
+from harness.ownership import is_run_id, is_stack_name, stack_dir, state_home
 
 FORMAT = 2
 FILE = "stack.json"
+_UNREADABLE = "take it down with the version that made it; `runner-conformance reap --unknown` removes it"
+_TYPES = {
+    "name": str,
+    "run_id": str,
+    "pid": int,
+    "created": str,
+    "artifacts": str,
+    "kubeconfig": str,
+    "layers": dict,
+}
 
 
 @dataclass
@@ -45,28 +55,32 @@ class StackState:
     def load(cls, directory: Path) -> StackState:
         """Raises UsageError when there is no stack, EnvironmentProblem when its file can't be read."""
         path = directory / FILE
+
+        def complain(sentence: str) -> EnvironmentProblem:
+            return EnvironmentProblem(sentence, _UNREADABLE)
+
         try:
-            data = json.loads(path.read_text())
+            data = parse_json(read_text(path, complain), path, complain)
         except FileNotFoundError:
             known = ", ".join(names()) or "none"
             raise UsageError(
                 f"there is no stack {directory.name!r}", f"stacks here: {known}; make one with `up --keep`"
             ) from None
-        except (OSError, ValueError) as error:
-            raise EnvironmentProblem(
-                f"{path} can't be read: {error}", "`runner-conformance reap` removes it"
-            ) from None
-        if data.pop("format", None) != FORMAT:
-            raise EnvironmentProblem(
-                f"{path} was written by another version", "take it down with that version"
-            )
-        data["options"] = _options(data["options"])
-        return cls(**data)
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            raise complain(f"{path} was written by another version, or by nobody")
+        try:
+            return cls(**{**data, "options": _options(data["options"])})._checked()
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise complain(f"{path} is no state of a stack: {type(error).__name__}: {error}") from None
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process that made it still runs."""
-        return Path(f"/proc/{self.pid}").exists()
+    def _checked(self) -> StackState:
+        """Raises TypeError for a field of the wrong type."""
+        for name, kind in _TYPES.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is no {kind.__name__}")
+        if not is_run_id(self.run_id) or not is_stack_name(self.name):
+            raise ValueError("its name or run id is none")
+        return self
 
 
 def _options(data: Mapping[str, Any]) -> ProvisionOptions:
@@ -83,13 +97,6 @@ def cluster_dir(directory: Path) -> Path:
     return directory / "cluster"
 
 
-def scratch_dir(directory: Path) -> Path:
-    """Where the API client puts keys that it needs as files; goes with the stack, also after kill -9."""
-    scratch = directory / "scratch"
-    scratch.mkdir(mode=0o700, exist_ok=True)
-    return scratch
-
-
 def names() -> list[str]:
     """Names of the stacks on this host."""
     return sorted(path.parent.name for path in (state_home() / "stacks").glob(f"*/{FILE}"))
@@ -98,6 +105,18 @@ def names() -> list[str]:
 def directory_of(name_or_dir: str | Path) -> Path:
     """A stack's directory by its name, or by its path."""
     return Path(name_or_dir) if "/" in str(name_or_dir) else stack_dir(str(name_or_dir))
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a process holds the lock of a stack's directory."""
+    try:
+        with (directory / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class StackLock:

@@ -105,7 +105,10 @@ class Component:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that the reports and the verdict are made from."""
+    """Everything that the reports and the verdict are made from.
+
+    ``interrupted`` says what ended the run early; empty: it came to its end.
+    """
 
     run_id: str
     started: str
@@ -118,7 +121,7 @@ class Run:
     phases: tuple[Phase, ...] = ()
     components: tuple[Component, ...] = ()
     leftovers: tuple[str, ...] = ()
-    interrupted: bool = False
+    interrupted: str = ""
     command: str = ""
     again: str = ""
     notes: tuple[str, ...] = ()
@@ -255,7 +258,7 @@ def _word(run: Run, counts: Mapping[Status, int]) -> tuple[Word, str, str, Blame
             reason = f"{component.name}: asked for {component.expected}, found {component.reached}"
             return Word.DOES_NOT_CONFORM, reason, "", Blame.PRODUCT
     if run.interrupted:
-        return Word.INCONCLUSIVE, "interrupted", "", Blame.ENVIRONMENT
+        return Word.INCONCLUSIVE, run.interrupted, "run it again", Blame.ENVIRONMENT
     for subject, reason, hint, blame in failures:
         return Word.INCONCLUSIVE, f"{subject}: {reason}", hint, blame
     for outcome in run.outcomes:

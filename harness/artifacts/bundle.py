@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import json
 import platform
-import tomllib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -40,10 +40,12 @@ from typing import Any, TypeVar
 
 from harness.artifacts.storage import ImageRef, Storage, StorageError, sha256_file
 from harness.errors import EnvironmentProblem
+from harness.files import parse_toml, read_text
 
 FORMAT = 1
 REAL, STAND_IN = "real", "stand-in"
 MACHINE_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "s390x": "s390x"}
+MAX_LISTING_BYTES = 16_000_000
 REMAKE = "make it anew with `runner-conformance bundle` (or `python -m lab build` for the lab's)"
 
 
@@ -123,13 +125,17 @@ class Bundle:
     def read(cls, path: Path) -> Bundle:
         """Read `bundle.toml` alone and check its form, not the files that it names. Raises BundleError."""
         listing = path / "bundle.toml"
+
+        def complain(sentence: str) -> BundleError:
+            return BundleError(sentence, REMAKE)
+
         try:
-            document = tomllib.loads(listing.read_text())
-        except (FileNotFoundError, NotADirectoryError):
+            document = parse_toml(
+                read_text(listing, complain, max_bytes=MAX_LISTING_BYTES), listing, complain
+            )
+        except FileNotFoundError:
             reason = "it has no bundle.toml" if path.is_dir() else "there is no such directory"
             raise BundleError(f"{path} is no bundle: {reason}", f"name another one, or {REMAKE}") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise BundleError(f"{listing} cannot be read: {error}", REMAKE) from None
         return _Reader(listing).bundle(path, document)
 
     @property
@@ -162,10 +168,15 @@ class Bundle:
 
     def verify(self, *, full: bool) -> None:
         """Check files by sha256, images by presence (`full`: by content). Raises BundleError."""
+        inside = self.path.resolve()
         for entry in self.files:
             path = self.path / entry.path
             if not path.is_file():
                 raise BundleError(f"the bundle's file {path} is missing", REMAKE)
+            if not path.resolve().is_relative_to(inside):
+                raise BundleError(
+                    f"the bundle's file {path} is a link to {path.resolve()}, out of the bundle", REMAKE
+                )
             found = sha256_file(path)
             if found != entry.sha256:
                 raise BundleError(
@@ -205,6 +216,10 @@ class Bundle:
                 lines += ["", f"[[{name}]]", *_table(row)]
         return "\n".join(lines) + "\n"
 
+
+_FILE_PATH = re.compile(r"files(/[A-Za-z0-9][\w.+@-]{0,200}){1,8}", re.ASCII)
+_REFERENCE = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,400}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Row = TypeVar("Row", Component, BundleFile, BundleImage)
 
@@ -264,11 +279,17 @@ class _Reader:
 
     def _paths_inside(self, files: Sequence[BundleFile]) -> None:
         for entry in files:
-            if not entry.path.startswith("files/") or ".." in Path(entry.path).parts:
-                raise self._error(f"path {entry.path!r} is not below files/")
+            if not _FILE_PATH.fullmatch(entry.path) or ".." in entry.path.split("/"):
+                raise self._error(f"path {entry.path[:200]!r} is not below files/")
+            if not _SHA256.fullmatch(entry.sha256):
+                raise self._error(f"sha256 of {entry.path} is not 64 hexadecimal digits")
 
     def _full_references(self, images: Sequence[BundleImage]) -> None:
         for image in images:
+            if not _REFERENCE.fullmatch(image.ref) or ".." in image.ref.split("/"):
+                raise self._error(f"{image.ref[:200]!r} is no image reference")
+            if not _SHA256.fullmatch(image.digest.removeprefix("sha256:")):
+                raise self._error(f"digest of {image.ref} is not sha256: and 64 hexadecimal digits")
             try:
                 ImageRef.parse(image.ref)
             except ValueError as error:

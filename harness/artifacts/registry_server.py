@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import time
@@ -10,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.cluster import linux
+from harness.environment import for_child
 from harness.errors import EnvironmentProblem
 
 _START_TIMEOUT_S = 60.0  # an emulated processor took more than 15 s; one that ends is told at once
@@ -73,7 +73,7 @@ class RegistryServer:
         config = self._state_dir / "registry.yaml"
         config.write_text(_CONFIG.format(storage=self._storage, address=self._address, port=self._port))
         # OTEL_*: newer versions send traces to localhost unless told not to
-        environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
+        environment = for_child({"OTEL_TRACES_EXPORTER": "none"})
         with open(self.log, "ab") as output:
             try:
                 self._child = subprocess.Popen(

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -26,6 +27,9 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 CHUNK_BYTES = 1 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MAX_DEPTH = 3
+"""An index of images; one within another is rare, and more is none."""
 
 
 class StorageError(Exception):
@@ -153,9 +157,12 @@ class Storage:
         else:
             link = manifests / "tags" / ref.tag / "current" / "link"
         try:
-            return link.read_text().strip()
-        except OSError:
+            found = link.read_text().strip()
+        except (OSError, UnicodeDecodeError):
             raise StorageError(f"image {ref} is not in the registry storage ({link} is missing)") from None
+        if not _DIGEST.fullmatch(found):
+            raise StorageError(f"image {ref} in the registry storage has a broken link ({link})")
+        return found
 
     def manifest(self, ref: ImageRef) -> bytes:
         """The manifest's own bytes. Raises StorageError."""
@@ -169,16 +176,23 @@ class Storage:
 
     # --- inside --------------------------------------------------------------------------------------------
 
-    def _check_manifest(self, digest: str, ref: str, full: bool) -> None:
+    def _check_manifest(self, digest: str, ref: str, full: bool, depth: int = 0) -> None:
         content = self._read_blob(digest, f"manifest of {ref}")
         if "sha256:" + hashlib.sha256(content).hexdigest() != digest:
             raise StorageError(f"manifest of {ref} does not match its digest ({self.blob_path(digest)})")
-        manifest = json.loads(content)
-        for child in cast("list[dict[str, Any]]", manifest.get("manifests", [])):
+        try:
+            manifest = json.loads(content)
+            children = [str(child["digest"]) for child in manifest.get("manifests") or ()]
+            blobs = _blobs_of(manifest)
+            if not all(_DIGEST.fullmatch(it) for it in (*children, *(blob.digest for blob in blobs))):
+                raise ValueError("a digest is none")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise StorageError(f"manifest of {ref} is none ({self.blob_path(digest)})") from None
+        for child in children if depth < _MAX_DEPTH else ():
             # a multi-platform index may hold only the platforms that were copied
-            if self.blob_path(child["digest"]).exists():
-                self._check_manifest(child["digest"], ref, full)
-        for blob in _blobs_of(manifest):
+            if self.blob_path(child).exists():
+                self._check_manifest(child, ref, full, depth + 1)
+        for blob in blobs:
             self._check_blob(blob, ref, full)
 
     def _check_blob(self, blob: Descriptor, ref: str, full: bool) -> None:

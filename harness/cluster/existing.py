@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from harness import kubeconfig as kubeconfigs
 from harness.errors import EnvironmentProblem, SuiteDefect, UsageError
 from harness.kube import ApiError, Kube
 
@@ -65,40 +64,37 @@ class ExistingCluster:
         self._check_context()
         kube = Kube(self._kubeconfig, self._context)
         try:
-            kube.request("GET", "/version", timeout_s=_TIMEOUT_S)
+            version = kube.request("GET", "/version", timeout_s=_TIMEOUT_S)
         except ApiError as error:
-            raise EnvironmentProblem(
-                f"the cluster of {self._context!r} in {self._kubeconfig} does not answer: {error.message}",
-                "check it with kubectl --kubeconfig and --context",
-            ) from error
+            raise self._silent(error.message) from error
+        if not isinstance(version, dict) or not isinstance(version.get("gitVersion"), str):
+            raise self._silent("what answers /version is no Kubernetes API server")
         with suppress(ApiError):  # who may not see nodes can still check a stack
-            nodes = kube.request("GET", "/api/v1/nodes", timeout_s=_TIMEOUT_S)["items"]
-            self._node_ip = node_address(nodes[0])
-            self._version = str(nodes[0]["status"]["nodeInfo"]["kubeletVersion"])
+            self._look_at_nodes(kube.request("GET", "/api/v1/nodes", timeout_s=_TIMEOUT_S))
         return self._kubeconfig
 
+    def _look_at_nodes(self, listed: object) -> None:
+        items = listed.get("items") if isinstance(listed, dict) else None
+        if not isinstance(items, list) or not all(isinstance(it, dict) for it in items):
+            raise self._silent("its list of nodes is none")
+        for node in items[:1]:
+            self._node_ip = node_address(node)
+            self._version = str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
+
+    def _silent(self, why: str) -> EnvironmentProblem:
+        return EnvironmentProblem(
+            f"the cluster of {self._context!r} in {self._kubeconfig} does not answer: {why}",
+            "check it with kubectl --kubeconfig and --context",
+        )
+
     def _check_context(self) -> None:
-        if not self._kubeconfig.is_file():
-            raise UsageError(f"there is no kubeconfig {self._kubeconfig}", "check --kubeconfig")
-        try:
-            content = yaml.safe_load(self._kubeconfig.read_text())
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"{self._kubeconfig} is no kubeconfig: it is not YAML", "check --kubeconfig"
-            ) from error
-        contexts = content.get("contexts") if isinstance(content, dict) else None
-        if not contexts:
-            raise UsageError(f"{self._kubeconfig} is no kubeconfig: it has no contexts", "check --kubeconfig")
-        names = [str(it.get("name")) for it in contexts]
+        """The file and the context are the user's own words: what is wrong with them is a UsageError."""
         if self._context is None:
             raise UsageError(
                 f"no context was named; the current one of {self._kubeconfig} is not assumed",
-                f"--context with one of: {', '.join(names)}",
+                f"--context with one of: {', '.join(kubeconfigs.contexts(self._kubeconfig))}",
             )
-        if self._context not in names:
-            raise UsageError(
-                f"{self._kubeconfig} has no context {self._context!r}", f"it has: {', '.join(names)}"
-            )
+        kubeconfigs.load(self._kubeconfig, self._context).close()
 
     def stop(self) -> None:
         """Nothing of it is ours."""
@@ -116,5 +112,5 @@ class ExistingCluster:
 
 def node_address(node: dict[str, Any]) -> str:
     """InternalIP of a Node object; empty if it has none."""
-    addresses = node.get("status", {}).get("addresses", [])
-    return next((str(it["address"]) for it in addresses if it["type"] == "InternalIP"), "")
+    addresses = (node.get("status") or {}).get("addresses") or []
+    return next((str(it["address"]) for it in addresses if it.get("type") == "InternalIP"), "")

@@ -24,6 +24,7 @@ from harness.cluster.node import DOCKER_ENDED
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, ClusterOptions
 from harness.cluster.record import Record
 from harness.cluster.registries import LOCAL, registries_yaml
+from harness.environment import for_child
 from harness.errors import Blame, EnvironmentProblem, HarnessError, LeftoversError
 from harness.kube import ApiError, Kube, Object
 from harness.wait import WaitError, wait_for
@@ -168,7 +169,7 @@ class K3sCluster:
                 stderr=output,
                 start_new_session=True,  # Ctrl-C must reach the harness alone, which then stops this
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": _import_path()},
+                env=for_child({"PYTHONPATH": _import_path()}),
             )
         assert self._keeper.stdout
         message = _read_message(self._keeper.stdout)

@@ -26,6 +26,7 @@ from harness.artifacts.registry_server import RegistryServer, free_port
 from harness.cluster import cgroups, dns, links, linux, logs, nat, node, registries
 from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem, HarnessError
+from harness.journal import LINK, RULES, note
 
 COMMAND = "from harness.cluster.keeper import main; main()"
 """Not ``-m``: its package imports this module, which runpy warns of in every keeper's log."""
@@ -85,6 +86,8 @@ class Keeper:
             linux.start_ticks(os.getpid()),
         )
         record.link = links.link_name(record.run_id, subnet.number)
+        for kind in (LINK, RULES):
+            note(record.run_id, kind, record.link)
         record.save(self._state_dir)
         cgroups.create(record.cgroup)
         spec = self._spec(subnet)

@@ -15,12 +15,13 @@ from pathlib import Path
 from harness.cluster import cgroups, keeper, links, linux, nat
 from harness.cluster.record import FILE, Record
 from harness.errors import HarnessError
-from harness.ownership import is_run_id, state_home
+from harness.ownership import state_home
 
 PROCESS, RULE, LINK, CGROUP, DIRECTORY = "process", "firewall rule", "link", "cgroup", "directory"
 _KEEPER = keeper.COMMAND.encode()
 _KILL_TIMEOUT_S = 15.0
-_RUN_ID = re.compile(r"rc-[0-9a-f]{8}")
+_CGROUP = re.compile(r"(rc-[0-9a-f]{8})-[a-z0-9][a-z0-9-]*")
+"""What ``Record.cgroup`` makes; another name that begins so is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,16 @@ def find_leftovers(
         if it not in alive
     ]
     for path in cgroups.owned("rc-"):
-        if path.name not in groups_alive:
-            owner = _run_id_in(path.name)
+        owner = _run_id_in(path.name)
+        if owner and path.name not in groups_alive:
             found += [Leftover(PROCESS, str(pid), owner) for pid in sorted(cgroups.processes(path))]
             found.append(Leftover(CGROUP, str(path), owner))
     for rule in nat.owned():
-        if rule.link not in links_alive:
+        if links.run_id_of(rule.link) and rule.link not in links_alive:
             found.append(Leftover(RULE, str(rule), links.run_id_of(rule.link)))
-    found += [Leftover(LINK, name, owner) for name, owner in links.owned().items() if name not in links_alive]
+    for name, owner in links.owned().items():
+        if links.run_id_of(name) == owner and name not in links_alive:
+            found.append(Leftover(LINK, name, owner))
     found += _directories([it.state_dir for it in alive], places)
     unique = dict.fromkeys(it for it in found if run_id in (None, it.run_id))
     return list(unique)
@@ -103,9 +106,10 @@ def _keepers() -> list[_Running]:
             continue
         with suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if _KEEPER not in words or linux.start_ticks(int(entry.name)) is None:
+            # exactly as K3sCluster starts it: others may have these words among their arguments
+            if words[1:3] != [b"-c", _KEEPER] or len(words) < 4 or not linux.start_ticks(int(entry.name)):
                 continue
-            directory = Path(os.fsdecode(words[words.index(_KEEPER) + 1]))
+            directory = Path(os.fsdecode(words[3]))
             record = _record(directory)
             # the keeper's own children have its command line too; killing it ends them
             if record is None or record.keeper in (0, int(entry.name)):
@@ -122,8 +126,7 @@ def _record(directory: Path) -> Record | None:
 
 def _directories(alive: list[Path], places: Iterable[Path]) -> list[Leftover]:
     candidates = [*places]
-    for pattern in (f"stacks/*/{FILE}", f"stacks/*/*/{FILE}"):
-        candidates += [file.parent for file in state_home().glob(pattern)]
+    candidates += [file.parent for file in state_home().glob(f"stacks/*/cluster/{FILE}")]
     found = []
     for directory in candidates:
         if directory in alive or not (directory / FILE).exists():
@@ -134,8 +137,8 @@ def _directories(alive: list[Path], places: Iterable[Path]) -> list[Leftover]:
 
 
 def _run_id_in(name: str) -> str:
-    found = _RUN_ID.match(name)
-    return found[0] if found and is_run_id(found[0]) else ""
+    found = _CGROUP.fullmatch(name)
+    return found[1] if found else ""
 
 
 def _kill(pids: set[int]) -> list[str]:

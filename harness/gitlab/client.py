@@ -70,21 +70,23 @@ class Made:
     variables: list[str] = field(default_factory=list)
 
 
-def connect(target: GitLabTarget) -> PatientGitlab:
+def connect(target: GitLabTarget, *, patient: bool = True) -> PatientGitlab:
     """A client for ``target``. Makes no request."""
     verify: bool | str = str(target.ca_file) if target.ca_file else True
-    return PatientGitlab(target.url, target.token.reveal(), verify)
+    return PatientGitlab(target.url, target.token.reveal(), verify, patient=patient)
 
 
-def check(target: GitLabTarget) -> PatientGitlab:
+def check(target: GitLabTarget, *, patient: bool = True) -> PatientGitlab:
     """Find out, without changing anything, whether the run can do its work there.
+
+    Not ``patient``: a GitLab that refuses connections or answers 5xx is told within seconds.
 
     Raises UsageError (token refused, scope missing by name, project missing, rights too low) or
     EnvironmentProblem (unreachable, not a GitLab).
     """
     if not re.match(r"https?://[^/]+", target.url):
         raise UsageError(f"{target.url!r} is no URL of a GitLab", "give it as https://gitlab.example.com")
-    client = connect(target)
+    client = connect(target, patient=patient)
     with gitlab_errors("asking GitLab who we are", target.url):
         client.auth()
     if client.user is None:
@@ -141,8 +143,13 @@ class GitLabSession:
         *,
         made: Made | None = None,
         save: Callable[[Made], None] | None = None,
+        will_make: Callable[[str, str], None] = lambda kind, name: None,
     ) -> None:
-        """``made`` takes over what an earlier process made; ``save`` is called after everything made."""
+        """``made`` takes over what an earlier process made; ``save`` is called after everything made.
+
+        ``will_make`` is told kind and name before something is made.
+        """
+        self._will_make = will_make
         self.target, self.run_id, self.made = target, run_id, made or Made()
         self._save = save or (lambda _: None)
         self._project: Any = None
@@ -178,6 +185,7 @@ class GitLabSession:
             "visibility": "private",
             "description": f"Made by runner-conformance, run {self.run_id}. Safe to delete.",
         }
+        self._will_make("project", self.run_id)
         try:
             project = self.gl.projects.create(wanted)
         except FAULTS:
@@ -210,6 +218,7 @@ class GitLabSession:
             "tag_list": tags,
             "run_untagged": run_untagged,
         }
+        self._will_make("runner", str(wanted["description"]))
         with self._doing("creating a project runner"):
             made = self.gl.user.runners.create(wanted)
         self.made.runners.append(made.id)
@@ -245,6 +254,8 @@ class GitLabSession:
                 data["start_branch"] = project.default_branch
                 for action in actions:
                     action["action"] = self._kind(action["file_path"], project.default_branch)
+            if not existing:
+                self._will_make("branch", branch)
             commit = project.commits.create(data)
         if not existing and branch not in self.made.branches:
             self.made.branches.append(branch)
@@ -291,6 +302,7 @@ class GitLabSession:
     def start_pipeline(self, ref: str | None = None, variables: Mapping[str, str] | None = None) -> Any:
         """Start a pipeline on a branch. Raises UsageError or EnvironmentProblem with GitLab's words."""
         given = [{"key": key, "value": value} for key, value in (variables or {}).items()]
+        self._will_make("pipeline", f"on {ref or self.branch}")
         with self._doing(f"starting a pipeline on {ref or self.branch}"):
             pipeline = self.project().pipelines.create({"ref": ref or self.branch, "variables": given})
         self.made.pipelines.append(pipeline.id)
@@ -366,6 +378,7 @@ class GitLabSession:
 
     def set_variable(self, key: str, value: str, *, masked: bool = False) -> None:
         """A CI/CD variable of the project."""
+        self._will_make("variable", key)
         with self._doing(f"setting the variable {key}"):
             self.project().variables.create({"key": key, "value": value, "masked": masked})
         self.made.variables.append(key)

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.environment import for_child
 from harness.errors import EnvironmentProblem, SuiteDefect
+from harness.files import write_whole
 from harness.redact import Secret, redact, register
 
 _START_S = 30.0
@@ -83,13 +85,13 @@ class EmbeddedGitLab:
                 stderr=log,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=for_child({"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}),
             )
         os.close(lifeline)
         self.pid = self._child.pid
         self.url = self._announced(self._child)
         record = {"pid": self.pid, "started": _start_time(self.pid), "url": self.url}
-        (self.state_dir / "process.json").write_text(json.dumps(record))
+        write_whole(self.state_dir / "process.json", json.dumps(record), mode=0o600)
         return self
 
     def _announced(self, child: subprocess.Popen[str]) -> str:
@@ -126,12 +128,21 @@ class EmbeddedGitLab:
         return found
 
     @classmethod
+    def runs_at(cls, state_dir: Path) -> bool:
+        """Whether the one of ``state_dir`` runs, whoever started it."""
+        try:
+            record = json.loads((state_dir / "process.json").read_text())
+            return _start_time(int(record["pid"])) == str(record["started"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+
+    @classmethod
     def stop_at(cls, state_dir: Path) -> None:
         """Stop the one of ``state_dir``, whoever started it; nothing happens when it has ended already."""
         found = cls("", state_dir)
         try:
-            found.pid = json.loads((state_dir / "process.json").read_text())["pid"]
-        except (OSError, ValueError, KeyError):
+            found.pid = int(json.loads((state_dir / "process.json").read_text())["pid"])
+        except (OSError, ValueError, LookupError, TypeError):
             return
         found.stop()
 

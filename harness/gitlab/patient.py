@@ -18,6 +18,7 @@ log = logging.getLogger("harness.gitlab")
 
 TIMEOUT_S = 30.0
 _ATTEMPTS = 8
+_FEW_ATTEMPTS = 3
 _PATIENCE_S = 120.0
 _LONGEST_PAUSE_S = 60.0
 _FIRST_PAUSE_S = 0.5
@@ -34,7 +35,7 @@ class PatientGitlab(gitlab.Gitlab):  # type: ignore[misc]  # python-gitlab is no
     A ``Retry-After`` (seconds) of the answer is kept, up to a minute.
     """
 
-    def __init__(self, url: str, private_token: str, verify: bool | str) -> None:
+    def __init__(self, url: str, private_token: str, verify: bool | str, *, patient: bool = True) -> None:
         session = requests.Session()
         if is_own(url):
             session.trust_env = False  # no proxy reaches what runs on this host
@@ -42,6 +43,7 @@ class PatientGitlab(gitlab.Gitlab):  # type: ignore[misc]  # python-gitlab is no
             verify = system_authorities() or True
         session.hooks["response"].append(self._note)
         self._retry_after_s: float | None = None
+        self._attempts = _ATTEMPTS if patient else _FEW_ATTEMPTS
         super().__init__(
             url,
             private_token=private_token,
@@ -61,7 +63,7 @@ class PatientGitlab(gitlab.Gitlab):  # type: ignore[misc]  # python-gitlab is no
         kwargs.update(obey_rate_limit=False, retry_transient_errors=False)
         retrying = Retrying(
             retry=retry_if_exception(lambda error: worth_retrying(error, verb)),
-            stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_PATIENCE_S),
+            stop=stop_after_attempt(self._attempts) | stop_after_delay(_PATIENCE_S),
             wait=_Pause(self),
             before_sleep=lambda state: log.info("%s %s: again in %.1f s", verb, path, state.upcoming_sleep),
             reraise=True,

@@ -40,7 +40,7 @@ def conformance_document(run: Run, verdict: Verdict) -> dict[str, Any]:
             "cluster": run.cluster,
             "artifacts": run.artifacts,
             "gitlab": run.gitlab,
-            "interrupted": run.interrupted,
+            "interrupted": bool(run.interrupted),
             "command": run.command,
             "again": run.again,
             "notes": list(run.notes),

@@ -39,6 +39,8 @@ class StackContext:
     cluster: Cluster
     kube: Kube
     progress: Progress = log_progress
+    will_make: Callable[[str, str, str], None] = lambda kind, name, where: None
+    """Writes (kind, name, where) into the run's journal; called before a thing is made."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     spawn: Callable[[Callable[[], Any]], Any] = lambda function: function()
     """Runs a function in a thread that lives as long as the run: a child that asks to die with its parent

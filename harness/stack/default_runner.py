@@ -40,7 +40,12 @@ class DefaultRunner:
 def install(ctx: StackContext) -> DefaultRunner:
     """Make a project runner, its Secret and Runner resource; wait for the pod, and for GitLab to see it."""
     target: GitLabTarget = ctx.results[gitlab.NAME]
-    session = GitLabSession(target, ctx.run_id, save=lambda made: _save(ctx.state_dir, made))
+    session = GitLabSession(
+        target,
+        ctx.run_id,
+        save=lambda made: _save(ctx.state_dir, made),
+        will_make=gitlab.written_down(ctx, target),
+    )
     session.gl.auth()
     token = session.create_runner(tags=[TAG], description=RUNNER_NAME)
     key = facts.TOKEN_KEY.at(ctx.profile.operator.version)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import EnvironmentProblem, UsageError
 from harness.gitlab.client import GitLabTarget, check
 from harness.gitlab.embedded import EmbeddedGitLab
+from harness.inputs import gitlab_url, token_in
+from harness.journal import GITLAB_PLACE
 from harness.options import ProvisionOptions
-from harness.redact import register
 from harness.stack import Layer, StackContext
 
 NAME = "gitlab"
@@ -46,20 +48,19 @@ def external(options: ProvisionOptions) -> GitLabTarget:
         raise UsageError(
             "a GitLab is given without a token", "give --gitlab-token-file: a file with a token of scope api"
         )
-    try:
-        token = options.gitlab_token_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the token file can't be read: {error}", "check --gitlab-token-file") from None
-    if not token or any(char.isspace() for char in token):
-        raise UsageError(
-            f"{options.gitlab_token_file} does not hold one token", "write the token, nothing else"
-        )
     return GitLabTarget(
-        (options.gitlab_url or "").rstrip("/"),
-        register(token),
+        gitlab_url(options.gitlab_url or ""),
+        token_in(options.gitlab_token_file),
         options.gitlab_ca_file,
         options.gitlab_project,
     )
+
+
+def written_down(ctx: StackContext, target: GitLabTarget) -> Callable[[str, str], None]:
+    """What a GitLabSession calls before it makes something; the embedded GitLab goes as a whole."""
+    if target.embedded:
+        return lambda kind, name: None
+    return lambda kind, name: ctx.will_make(kind, name, GITLAB_PLACE)
 
 
 def attach(ctx: StackContext) -> GitLabTarget:

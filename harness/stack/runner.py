@@ -10,9 +10,9 @@ import yaml
 
 from harness.diagnose import Scope, log_facts, scope_reason
 from harness.diagnosis import Fact, Reason, classify
-from harness.errors import HarnessError, SuiteDefect
+from harness.errors import SuiteDefect
 from harness.gitlab.client import GitLabTarget
-from harness.kube import KindUnknown, Kube, Object
+from harness.kube import Kube, Object
 from harness.ownership import labels
 from harness.redact import Secret
 from harness.stack import StackContext
@@ -31,8 +31,6 @@ HOW_TO = Path(__file__).with_name("how_to")
 
 READY_TIMEOUT_S = 300
 _COMPLAINT = re.compile(r"error|not found|fail", re.IGNORECASE)
-REMOVE_TIMEOUT_S = 120
-"""A Runner's pod unregisters first, and its grace period is 30 s."""
 
 
 def create_runner(ctx: StackContext, namespace: str, manifests: Iterable[Object]) -> None:
@@ -93,6 +91,14 @@ def _load(name: str) -> Object:
     return loaded
 
 
+def checks_namespace(ctx: StackContext) -> str:
+    """What the tests themselves put into the cluster is here, apart from what they look at.
+
+    On somebody's cluster, where two runs may meet, each has one of its own.
+    """
+    return f"{ctx.run_id}-checks" if ctx.options.cluster == "existing" else "runner-conformance-checks"
+
+
 def ensure_namespace(kube: Kube, namespace: str, run_id: str) -> None:
     """Create the namespace unless it is there; one that is there is not marked as ours."""
     if kube.get("v1/Namespace", namespace) is None:
@@ -103,45 +109,6 @@ def ensure_namespace(kube: Kube, namespace: str, run_id: str) -> None:
                 "metadata": {"name": namespace, "labels": labels(run_id)},
             }
         )
-
-
-def remove_namespaces(ctx: StackContext, timeout_s: float = REMOVE_TIMEOUT_S) -> list[str]:
-    """Delete the namespaces that carry the run's id, and wait until they are gone; what stayed.
-
-    Runners go first, while the operator is sure to see it; for a cluster that outlives the run.
-    """
-    kube = ctx.kube
-
-    def ours() -> list[str]:
-        found = kube.list("v1/Namespace", label_selector=",".join(f"{k}={v}" for k, v in mark.items()))
-        return [it["metadata"]["name"] for it in found]
-
-    mark = labels(ctx.run_id)
-    try:
-        for namespace in ours():
-            for runner in _runners(kube, namespace):
-                kube.delete(RUNNER_KIND, runner, namespace)
-            kube.delete("v1/Namespace", namespace)
-        wait_for(
-            ours,
-            ready=lambda left: not left,
-            what="the run's namespaces are gone",
-            timeout_s=timeout_s,
-            kube=kube,
-            watch=[Watched("v1/Namespace")],
-            describe=", ".join,
-            progress=tell(ctx, NAME),
-        )
-    except HarnessError as error:
-        return [f"namespaces with {next(iter(mark))}={ctx.run_id}: {error.message}"]
-    return []
-
-
-def _runners(kube: Kube, namespace: str) -> list[str]:
-    try:
-        return [it["metadata"]["name"] for it in kube.list(RUNNER_KIND, namespace)]
-    except KindUnknown:
-        return []  # the operator was not there
 
 
 def wait_runner_pod(

@@ -66,6 +66,7 @@ class ExampleProvisioning:
         (HERE / "cancelled.txt").write_text("yes")
 
     def close(self, *, cancel):
+        time.sleep(PLAN.get("close_seconds", 0))
         (HERE / "closed.txt").write_text(str(cancel))
         return PLAN.get("leftovers", [])
 

@@ -151,7 +151,7 @@ Edit = Callable[[str], str]
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (lambda t: t + "\n[", "cannot be read"),
+        (lambda t: t + "\n[", "is no TOML"),
         (lambda t: t.replace("format = 1", "format = 2"), "its format is 2"),
         (
             lambda t: t.replace("format = 1", 'format = 1\nflavour = "x"'),

@@ -333,7 +333,7 @@ class TestExistingCluster:
     def test_a_file_that_is_no_kubeconfig(self, tmp_path: Path, content: str) -> None:
         path = tmp_path / "config"
         path.write_text(content)
-        with pytest.raises(UsageError, match="is no kubeconfig"):
+        with pytest.raises(UsageError, match=r"is no (kubeconfig|YAML)"):
             ExistingCluster(path, "staging").start()
 
     def test_stopping_touches_nothing(self, kubeconfig: Path) -> None:

@@ -177,10 +177,10 @@ def test_nobody_there_is_the_environments_fault(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_kubeconfig_of_no_use_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match="of no use"):
+    with pytest.raises(EnvironmentProblem, match="kubeconfig"):
         Kube(tmp_path / "none")
     (tmp_path / "bad").write_text("clusters: 1")
-    with pytest.raises(EnvironmentProblem, match="of no use"):
+    with pytest.raises(EnvironmentProblem, match="kubeconfig"):
         Kube(tmp_path / "bad")
 
 

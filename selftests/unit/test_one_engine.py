@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.plugin.run import ConformanceRun
 from fixtures.steps import stack as stacks
-from harness import provision, teardown
+from harness import provision
 from harness.options import ProvisionOptions
 from harness.provision import Provisioner
 from harness.stack import StackContext
@@ -34,8 +34,6 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(provision, "open_artifacts", lambda *args, **kwargs: Artifacts())
     monkeypatch.setattr(provision, "check_host", lambda options, state_dir: None)
     monkeypatch.setattr(provision, "make_cluster", lambda *args: FakeCluster(tmp_path))
-    for module in (provision, teardown):
-        monkeypatch.setattr(module, "still_there", lambda run_id: [])
 
     def install(context: StackContext) -> None:
         seen.append(context.name)

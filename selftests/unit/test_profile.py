@@ -79,7 +79,7 @@ def test_overrides_replace_and_none_is_skipped() -> None:
 def test_bad_versions_are_usage_errors(overrides: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         load_profile("seed", overrides)
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 4
     assert caught.value.hint
 
 

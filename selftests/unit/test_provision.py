@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import attach as attaching
-from harness import cli, provision, teardown
+from harness import cli, provision
 from harness.attach import attach
 from harness.cluster import nat, preflight
 from harness.errors import EnvironmentProblem, LeftoversError, UsageError
@@ -75,8 +76,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(layers):
         monkeypatch.delitem(layers, name)
     monkeypatch.setitem(layers, "a", Layer("a", lambda ctx: None))
-    monkeypatch.setattr(provision, "still_there", lambda run_id: [])
-    monkeypatch.setattr(teardown, "still_there", lambda run_id: [])
     monkeypatch.setattr(provision, "check_host", lambda options, state_dir: None)
     return tmp_path / "home"
 
@@ -86,7 +85,6 @@ def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     one = FakeCluster(home.parent)
     monkeypatch.setattr(provision, "make_cluster", lambda *args: one)
     monkeypatch.setattr(attaching, "cluster_of", lambda *args: one)
-    monkeypatch.setattr(teardown, "cluster_of", lambda *args: one)
     return one
 
 
@@ -157,6 +155,12 @@ def reopened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attaching, "_reopen", attach_without_bundle)
 
 
+def end(run: Provisioner) -> None:
+    """As when the process that kept a stack has ended."""
+    run._lock.release()
+    run.keep()
+
+
 def test_a_name_in_use_is_refused_and_left_alone(home: Path, cluster: FakeCluster) -> None:
     first = Provisioner(ProvisionOptions(name="t"))
     first.start()
@@ -172,7 +176,7 @@ def test_a_name_in_use_is_refused_and_left_alone(home: Path, cluster: FakeCluste
 def test_a_kept_stack_is_not_overwritten(home: Path, cluster: FakeCluster) -> None:
     first = Provisioner(ProvisionOptions(name="t", keep=True))
     first.start()
-    first._lock.release()  # as when its process has ended
+    end(first)
     with pytest.raises(UsageError, match="exists already"):
         Provisioner(ProvisionOptions(name="t")).start()
     assert take_down("t") == []
@@ -184,10 +188,10 @@ def test_down_removes_what_was_made_beside_and_no_other_stack(home: Path, cluste
     for run in (
         first,
         Provisioner(ProvisionOptions(name="t-b", keep=True, beside=first.run_id)),
-        Provisioner(ProvisionOptions(name="t-b2", keep=True, beside="rc-of-another-t")),
+        Provisioner(ProvisionOptions(name="t-b2", keep=True, beside="rc-00000000")),
     ):
         run.start()
-        run._lock.release()  # as when its process has ended
+        end(run)
     assert take_down("t") == []
     assert [path.name for path in (home / "stacks").iterdir()] == ["t-b2"]
 
@@ -195,11 +199,11 @@ def test_down_removes_what_was_made_beside_and_no_other_stack(home: Path, cluste
 def test_a_stack_beside_that_is_in_use_is_told_and_left(home: Path, cluster: FakeCluster) -> None:
     first = Provisioner(ProvisionOptions(name="t", keep=True))
     first.start()
-    first._lock.release()
+    end(first)
     second = Provisioner(ProvisionOptions(name="t-b", keep=True, beside=first.run_id))
     second.start()
     (left,) = take_down("t")
-    assert left.startswith("stack t-b: stack 't-b' is in use by process")
+    assert re.match(r"stack t-b: run rc-\w+ \(t-b, since .*, process \d+\) is in use", left)
     second.down()
 
 
@@ -216,7 +220,7 @@ def test_what_resists_is_told_and_the_state_stays_for_the_next_try(home: Path, c
     cluster.fail = "stop"
     run = Provisioner(ProvisionOptions(name="t"))
     run.start()
-    assert run.down() == ["cluster: the link is busy"]
+    assert run.down() == ["cluster: the link is busy", f"directory {home / 'stacks' / 't'}"]
     assert (home / "stacks" / "t" / "stack.json").exists()
 
 
@@ -270,13 +274,13 @@ def test_every_subcommand_has_help_with_an_example(command: Callable[..., Said],
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["up", "--k3s-version", "v1.20.0+k3s1"], 2, "too old"),
-        (["up", "--only", "nothing"], 2, "no layer is called"),
-        (["up", "--gitlab-ca-file", "ca.pem"], 2, "so yours would not be used"),
-        (["up", "--artifacts", "/nowhere"], 2, "neither auto, upstream, china"),
-        (["up", "--nonsense"], 2, "No such option"),
-        (["down", "nobody"], 2, "there is no stack"),
-        (["kubeconfig", "nobody"], 2, "there is no stack"),
+        (["up", "--k3s-version", "v1.20.0+k3s1"], 4, "too old"),
+        (["up", "--only", "nothing"], 4, "no layer is called"),
+        (["up", "--gitlab-ca-file", "ca.pem"], 4, "so yours would not be used"),
+        (["up", "--artifacts", "/nowhere"], 4, "neither auto, upstream, china"),
+        (["up", "--nonsense"], 4, "No such option"),
+        (["down", "nobody"], 4, "there is no stack"),
+        (["kubeconfig", "nobody"], 4, "there is no stack"),
     ],
 )
 def test_bad_usage_is_a_sentence_and_an_exit_code(
@@ -306,6 +310,7 @@ class TestWhatTheHostLacks:
 
         monkeypatch.setenv("RUNNER_CONFORMANCE_HOME", str(tmp_path))
         monkeypatch.setattr(provision, "open_artifacts", open_artifacts)
+        monkeypatch.setattr(provision, "check_inputs", lambda options: None)
         monkeypatch.setattr(nat.shutil, "which", lambda name: "/usr/bin/git" if name == "git" else None)
         monkeypatch.setattr(preflight, "host_problems", problems_of_a_bare_host)
         return seen

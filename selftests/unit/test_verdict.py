@@ -134,8 +134,8 @@ def test_leftovers_fail_a_conforming_run_separately():
 
 
 def test_an_interrupted_run_is_inconclusive_unless_the_product_has_already_failed():
-    assert judge(run_of(outcome("a/one"), interrupted=True)).word is Word.INCONCLUSIVE
-    red = judge(run_of(outcome("a/one", Status.FAILED), interrupted=True))
+    assert judge(run_of(outcome("a/one"), interrupted="interrupted by SIGTERM")).word is Word.INCONCLUSIVE
+    red = judge(run_of(outcome("a/one", Status.FAILED), interrupted="interrupted by SIGTERM"))
     assert (red.word, red.exit_code) == (Word.DOES_NOT_CONFORM, 130)
 
 

@@ -1,0 +1,1 @@
+"""Runs that are killed at many points, and what they leave."""
