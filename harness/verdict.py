@@ -1,7 +1,7 @@
 """From outcomes to one word (CONFORMS, DOES NOT CONFORM, INCONCLUSIVE), its first reason and an exit code.
 
 Outcomes name what they depend on. When a prerequisite has failed, its dependents are *blocked*: they tell
-nothing about the product, so they are neither failures nor passes. docs/how-it-works.md has the rules in words.
+nothing about the product, so they are neither failures nor passes. docs/how-it-works.md has the rules.
 """
 
 from __future__ import annotations
