@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fixtures.steps.runner_setups import job_logins
 from harness.artifacts.registry_auth import read
 from harness.cluster import ClusterOptions
 from harness.cluster.registries import registries_yaml
 from harness.errors import UsageError
+from harness.options import ProvisionOptions
+from harness.redact import redact
 
 AUTH = base64.b64encode(b"me:s3cret:with:colons").decode()
 
@@ -68,3 +71,12 @@ def test_the_node_pulls_with_them_and_the_password_is_cut_from_output(tmp_path: 
         "password": "s3cret:with:colons",
     }
     assert "s3cret" not in repr(options)
+
+
+def test_jobs_get_the_logins_where_the_node_has_none(tmp_path: Path) -> None:
+    path = written(tmp_path, {"auths": {"docker.io": {"auth": AUTH}}})
+    theirs = job_logins(ProvisionOptions(cluster="existing", registry_auth=path))
+    assert json.loads(theirs["DOCKER_AUTH_CONFIG"])["auths"]["docker.io"] == {"auth": AUTH}
+    assert AUTH not in redact(f"variables: {theirs}")
+    assert job_logins(ProvisionOptions(registry_auth=path)) == {}
+    assert job_logins(ProvisionOptions(cluster="existing")) == {}
