@@ -77,6 +77,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "hint": outcome.hint,
         "blame": outcome.blame,
+        "reason_id": outcome.reason_id,
         "duration_s": round(outcome.duration_s, 3),
         "test": outcome.nodeid,
         "evidence": list(outcome.evidence),
@@ -93,5 +94,6 @@ def _phase(phase: Phase) -> dict[str, Any]:
         "reason": phase.reason,
         "hint": phase.hint,
         "blame": phase.blame,
+        "reason_id": phase.reason_id,
         "blocked_by": phase.blocked_by,
     }

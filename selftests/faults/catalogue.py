@@ -69,6 +69,8 @@ class Fault:
     profile: Mapping[str, str] = field(default_factory=dict)
     stack: tuple[StackStep, ...] = ()
     after: str = ""
+    rule: str = ""
+    """The id of the rule that must explain it, where one must."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.teardown import take_down
 from selftests.faults.breakages import BREAKAGES
-from selftests.faults.run import compare, run_outcomes, test_of, told
+from selftests.faults.run import Wanted, compare, run_outcomes, still_green, test_of, told
 from selftests.faults.steps import copy_bundle, overwrite
+from selftests.faults.surroundings import SURROUNDINGS
 from selftests.faults.ways import Breakage, Stacks, open_stacks
 
 NAME = "seen-red"
@@ -15,7 +17,9 @@ NAME = "seen-red"
 
 def see(bundle: Path, scratch: Path, only: str) -> list[str]:
     """Break, verify, undo; complaints about what was not red, or not for its reason."""
-    chosen = [b for b in BREAKAGES if any(only in it for it in (b.what, *b.red))]
+    chosen = [
+        b for b in (*SURROUNDINGS, *BREAKAGES) if any(re.search(only, it) for it in (b.what, *b.red, b.rule))
+    ]
     if not chosen:
         return []
     own, report = scratch / "bundle", scratch / "report"
@@ -24,7 +28,8 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
     overwrite(listing, listing.read_bytes())  # breakages write in it, and it is a link to the original's
     complaints: list[str] = []
     try:
-        whole = run_outcomes("tests", "--artifacts", str(own), "--keep", "--name", NAME, report=report)
+        tests = sorted({test_of(it) for b in chosen for it in (*b.red, *b.green)}) if only else ["tests"]
+        whole = run_outcomes(*tests, "--artifacts", str(own), "--keep", "--name", NAME, report=report)
         red = [it["id"] for it in whole.document.get("outcomes", ()) if it["status"] != "passed"]
         if red or whole.code:
             raise SystemExit(f"before anything was broken it ended with {whole.code}: {red}\n{whole.output}")
@@ -41,9 +46,14 @@ def see(bundle: Path, scratch: Path, only: str) -> list[str]:
 
 def _see(breakage: Breakage, stacks: Stacks, report: Path) -> list[str]:
     with breakage.break_it(stacks):
-        ended = run_outcomes("--reuse", NAME, *map(test_of, breakage.red), report=report)
-    return [
+        tests = [test_of(outcome) for outcome in (*breakage.red, *breakage.green)]
+        ended = run_outcomes("--reuse", NAME, *tests, report=report)
+    if not ended.document:
+        return [f"{breakage.what}: pytest ended with {ended.code}:\n{ended.output[-3000:]}"]
+    wanted = Wanted(breakage.blame, breakage.rule, breakage.limit_s)
+    complaints = [
         complaint
         for outcome, reason in breakage.red.items()
-        for complaint in compare(outcome, breakage.what, ended.entry(outcome), reason)
+        for complaint in compare(outcome, breakage.what, ended.entry(outcome), reason, wanted)
     ]
+    return complaints + still_green(breakage.what, breakage.green, ended)

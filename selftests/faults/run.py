@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -60,16 +60,48 @@ def run_outcomes(
     return Ended(done.returncode, done.stdout + done.stderr, found)
 
 
-def compare(red: str, what: str, entry: Mapping[str, Any], reason: str, blame: str = "") -> list[str]:
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a red outcome besides its words; empty or 0: left open."""
+
+    blame: str = ""
+    rule: str = ""
+    limit_s: float = 0.0
+
+
+NO_REASON = re.compile(r"^[A-Za-z_.]*(Error|Exception|_Again)\b|\bnot so after\b|…$")
+"""How no reason may begin or end: with an exception's class, or in the middle of its cause."""
+
+
+def compare(
+    red: str, what: str, entry: Mapping[str, Any], reason: str, wanted: Wanted = Wanted()
+) -> list[str]:
     """Print a row for selftests/README.md when ``red`` failed for its reason; else a complaint."""
     said = entry.get("reason", "").strip()
     first = said.splitlines()[0] if said else ""
     if entry.get("status") != "failed" or not re.search(reason, said):
         return [f"{red}: {what}: {entry.get('status', 'not run')}: {first or 'no reason given'}"]
-    if blame and entry.get("blame") != blame:
-        return [f"{red}: {what}: blames {entry.get('blame')} instead of {blame}: {first}"]
-    print(f"| `{red}` | {what} | {in_short(first)} |", flush=True)
+    took, rule = float(entry.get("duration_s", 0.0)), entry.get("reason_id", "")
+    if NO_REASON.search(first):
+        return [f"{red}: {what}: this is no reason: {first}"]
+    if wanted.blame and entry.get("blame") != wanted.blame:
+        return [f"{red}: {what}: blames {entry.get('blame')} instead of {wanted.blame} ({rule}): {first}"]
+    if wanted.rule and rule != wanted.rule:
+        return [f"{red}: {what}: explained by {rule or 'no rule'} instead of {wanted.rule}: {first}"]
+    if wanted.limit_s and took > wanted.limit_s:
+        return [f"{red}: {what}: red after {took:.0f} s, {wanted.limit_s:.0f} s at most: {first}"]
+    who = f"{entry.get('blame')}{f', `{rule}`' if rule else ''}, {took:.0f} s"
+    print(f"| `{red}` | {what} | {who} | {in_short(first)} |", flush=True)
     return []
+
+
+def still_green(what: str, green: Sequence[str], ended: Ended) -> list[str]:
+    """Complaints about outcomes that a fault may not turn red."""
+    return [
+        f"{outcome}: {what}: is {entry.get('status', 'not run')} and must pass: {entry.get('reason', '')[:300]}"
+        for outcome in green
+        if (entry := ended.entry(outcome)).get("status") != "passed"
+    ]
 
 
 def in_short(line: str) -> str:

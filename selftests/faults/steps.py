@@ -273,13 +273,18 @@ class StopRegistry:
     """The registry that this stack's node pulls from ends."""
 
     def strike(self, stack: Stack) -> None:
-        config = os.fsencode(stack.cluster.state_dir / "registry" / "registry.yaml")
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                arguments = (process / "cmdline").read_bytes().split(b"\0")
-            except OSError:  # it has ended meanwhile
-                continue
-            if config in arguments:
-                os.kill(int(process.name), signal.SIGKILL)
-                return
-        raise FaultError(f"no process serves {os.fsdecode(config)}")
+        stop_registry(stack.cluster)
+
+
+def stop_registry(cluster: K3sCluster) -> Path:
+    """End the registry that the cluster's node pulls from; its configuration file."""
+    config = cluster.state_dir / "registry" / "registry.yaml"
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if os.fsencode(config) in arguments:
+            os.kill(int(process.name), signal.SIGKILL)
+            return config
+    raise FaultError(f"no process serves {config}")

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ class Stacks:
     """The kept stack, and the one beside it."""
 
     stack: StackContext
-    second: StackContext
     steps: Path
+
+    @cached_property
+    def second(self) -> StackContext:
+        """Attached to when it is asked for: not every fault needs it."""
+        return attach(f"{self.stack.name}-b")
 
     @property
     def kube(self) -> Kube:
@@ -62,19 +67,30 @@ class Stacks:
 def open_stacks(name: str) -> Stacks:
     """The kept stack ``name`` and the one that a whole run made beside it."""
     stack = attach(name)
-    return Stacks(stack, attach(f"{name}-b"), stack.state_dir / "steps")
+    return Stacks(stack, stack.state_dir / "steps")
 
+
+LIMIT_S = 45.0
+"""No fault may take longer to be named, from the first look at it."""
 
 Break = Callable[[Stacks], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class Breakage:
-    """``red``: outcome → what its reason must say (a regular expression)."""
+    """``red``: outcome → what its reason must say (a regular expression).
+
+    ``rule`` must explain it, ``blame`` must be at fault (either may be left open); ``green`` are outcomes
+    that must pass all the same; ``limit_s``: how long a test may look until it is red, in seconds.
+    """
 
     what: str
     red: dict[str, str]
     break_it: Break
+    rule: str = ""
+    blame: str = ""
+    green: tuple[str, ...] = ()
+    limit_s: float = LIMIT_S
 
 
 def patch(kind: str, name: str, namespace: str | None, do: Any, undo: Any, *, second: bool = False) -> Break:

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.profile import PROFILES_DIR
 from selftests.faults import strike
 from selftests.faults.catalogue import FAULTS, REFUSED, Fault, FaultTarget, inject
-from selftests.faults.run import compare, in_short, run_outcomes, test_of, told
+from selftests.faults.run import Wanted, compare, in_short, run_outcomes, test_of, told
 
 SHOWN_BY = {
     REFUSED: "cluster/kubernetes-version",
@@ -56,7 +56,9 @@ def _see(fault: Fault, bundle: Path, scratch: Path) -> list[str]:
     if fault.red != REFUSED:
         if not ended.document:
             return [f"{fault.name}: pytest ended with {ended.code}:\n{ended.output[-3000:]}"]
-        return compare(fault.red, what, ended.entry(fault.red), fault.reason, fault.blame.value)
+        return compare(
+            fault.red, what, ended.entry(fault.red), fault.reason, Wanted(fault.blame.value, fault.rule)
+        )
     if ended.document or ended.code != EXIT_ENVIRONMENT or not re.search(fault.reason, ended.output):
         return [f"{fault.name}: not refused for its reason, exit code {ended.code}:\n{ended.output[-1500:]}"]
     (line, *_) = [line for line in ended.output.splitlines() if re.search(fault.reason, line)]
