@@ -231,6 +231,18 @@ def _quiet(manifest: Object) -> Object:
     return cut
 
 
+def copy_logs(state_dir: Path, directory: Path) -> list[Path]:
+    """The logs of a cluster that never came up: all that there is of it."""
+    copied = []
+    cluster = state_dir / "cluster"
+    for log in sorted((*cluster.glob("*.log"), *cluster.glob("logs/*.log"), *cluster.glob("registry/*.log"))):
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / log.name
+        path.write_text(redact(log.read_text(errors="replace")[-LOG_BYTES:]), encoding="utf-8")
+        copied.append(path)
+    return copied
+
+
 def write_index(directory: Path, failures: Iterable[tuple[str, str, Iterable[str]]]) -> Path | None:
     """``index.html`` of the evidence below ``directory``: what failed, why, and its files; None without any.
 

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from selftests.faults import faults, kept, slips
+from selftests.faults import kept, slips, whole_runs
 
-PARTS = {"kept": kept, "slips": slips, "faults": faults}
+PARTS = {"kept": kept, "slips": slips, "faults": whole_runs}
 
 
 def main() -> int:

@@ -98,7 +98,7 @@ def compare(
 def still_green(what: str, green: Sequence[str], ended: Ended) -> list[str]:
     """Complaints about outcomes that a fault may not turn red."""
     return [
-        f"{outcome}: {what}: is {entry.get('status', 'not run')} and must pass: {entry.get('reason', '')[:300]}"
+        f"{outcome}: {what}: is {entry.get('status')} and must pass: {entry.get('reason', '')[:300]}"
         for outcome in green
         if (entry := ended.entry(outcome)).get("status") != "passed"
     ]

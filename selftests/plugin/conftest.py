@@ -65,6 +65,13 @@ class ExampleProvisioning:
     def cancel(self):
         (HERE / "cancelled.txt").write_text("yes")
 
+    def evidence(self, step, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "why.txt").write_text(f"{step} broke")
+
+    def notes(self):
+        return ["the moon is full"]
+
     def close(self, *, cancel):
         time.sleep(PLAN.get("close_seconds", 0))
         (HERE / "closed.txt").write_text(str(cancel))

@@ -169,6 +169,12 @@ class EmptyProvisioning:
     def cancel(self) -> None:
         pass
 
+    def evidence(self, step: str, directory: Path) -> None:
+        pass
+
+    def notes(self) -> list[str]:
+        return []
+
     def close(self, *, cancel: bool) -> list[str]:
         return []
 

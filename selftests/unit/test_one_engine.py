@@ -51,10 +51,10 @@ def test_up_calls_it(calls: list[str]) -> None:
     assert run.down() == []
 
 
-def test_the_tests_call_it(calls: list[str]) -> None:
+def test_the_tests_call_it(calls: list[str], tmp_path: Path) -> None:
     said: list[str] = []
     stack = stacks.NewStack(ProvisionOptions(name="by-pytest"), said.append)
-    run = ConformanceRun(stack, ["images"], said.append)
+    run = ConformanceRun(stack, ["images"], said.append, tmp_path)
     run.start()
     files = StepFiles(stack.steps_dir)
     assert files.wait(CLUSTER).ok, said

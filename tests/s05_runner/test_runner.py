@@ -22,6 +22,8 @@ from harness.wait import Watched, wait_for
 CONFIG_KEYS = ["check-live", "ci_server_url", "config.toml", "configure", "entrypoint", "register-runner"]
 MADE_TIMEOUT_S = 30
 """Seen: less than a second after the Runner was accepted."""
+RECENT_CONTACT_S = 300
+"""A runner asks for jobs every 30 s; GitLab calls it online for two hours after the last time."""
 GONE_TIMEOUT_S = 90
 """The pod's preStop unregisters first, and its grace period is 30 s."""
 
@@ -164,6 +166,8 @@ def test_the_runner_is_online(runner: SeenRunner, gl: object) -> None:
     How-to, "Creating the Runner CRD": the project's Runner page shows that its own runner is registered.
     """
     found = runner.wait_status("online")
+    silent = runner.silent_s()
+    assert silent < RECENT_CONTACT_S, f"it is called online, and was last heard of {silent:.0f} s ago"
     assert found.runner_type == "project_type", f"it is a runner of type {found.runner_type}"
     assert found.tag_list == [runner.tag], f"its tags are {found.tag_list}"
     projects = [project["path_with_namespace"] for project in found.projects]
