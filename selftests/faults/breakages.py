@@ -46,7 +46,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "Deployment cert-manager (the controller) scaled to 0",
-        {"cert-manager/certificate-issued": "Certificate selfsigned Ready: timed out after 60"},
+        {"cert-manager/certificate-issued": "selfsigned Ready: failed after .*asks for 0 replicas"},
         scaled("cert-manager", "cert-manager"),
     ),
     Breakage(

@@ -16,7 +16,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import tomlkit
@@ -24,9 +24,9 @@ import tomlkit
 from harness.cluster import K3sCluster
 from harness.errors import Blame
 from harness.kube import Kube
+from selftests.faults.fault import Fault
 from selftests.faults.steps import (
     Append,
-    BundleStep,
     Corrupt,
     Create,
     Edit,
@@ -36,12 +36,12 @@ from selftests.faults.steps import (
     Remove,
     Shows,
     Stack,
-    StackStep,
     StopRegistry,
     Truncate,
     Withhold,
     copy_bundle,
 )
+from selftests.faults.struck import STRUCK
 
 REFUSED = "refused"
 """In place of an outcome: the run ends at once with exit code 10 (environment), and nothing was made."""
@@ -49,28 +49,6 @@ NOT_PULLED = r"ErrImagePull|ImagePullBackOff"
 OPERATOR = "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/gitlab-runner-operator"
 RUNNER = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images"
 DEPLOYMENT = "apps/v1/Deployment"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One way to break things.
-
-    `bundle`: done to a copy of the bundle. `profile`: `table.key` → value in a copy of the profile. `stack`:
-    done to the running stack once layer `after` has ended. `reason`: a regular expression to be found in the
-    reason of `red`. `blame`: who the suite must say is at fault.
-    """
-
-    name: str
-    what: str
-    red: str
-    reason: str
-    blame: Blame = Blame.ENVIRONMENT
-    bundle: tuple[BundleStep, ...] = ()
-    profile: Mapping[str, str] = field(default_factory=dict)
-    stack: tuple[StackStep, ...] = ()
-    after: str = ""
-    rule: str = ""
-    """The id of the rule that must explain it, where one must."""
 
 
 @dataclass(frozen=True)
@@ -392,7 +370,7 @@ _RUNNER_AND_JOBS = (
         "the runner's Role allows nothing",
         "pipeline/dind/succeeds",
         r"(secrets|pods) is forbidden",
-        Blame.PRODUCT,
+        Blame.ENVIRONMENT,
         stack=(
             Patch(
                 "rbac.authorization.k8s.io/v1/Role",
@@ -408,8 +386,8 @@ _RUNNER_AND_JOBS = (
         "the Docker engine on the node has ended, its socket is left",
         "docker-sock/build/succeeds",
         # Without a daemon the client itself logs in, and does not know the CA of the lab's registry.
-        r"is failed, script_failure: .*x509: certificate signed by unknown authority",
-        Blame.PRODUCT,
+        r"is failed: .*x509: certificate signed by unknown authority",
+        Blame.ENVIRONMENT,
         stack=(OnNode("kill -9 $(cat /run/docker.pid)"),),
         after="cluster",
     ),
@@ -417,7 +395,7 @@ _RUNNER_AND_JOBS = (
 
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault
-    for group in (_DAMAGED_BUNDLES, _CLUSTER, _CERT_MANAGER, _OLM, _OPERATOR, _RUNNER_AND_JOBS)
+    for group in (_DAMAGED_BUNDLES, _CLUSTER, _CERT_MANAGER, _OLM, _OPERATOR, _RUNNER_AND_JOBS, STRUCK)
     for fault in group
 }
 
