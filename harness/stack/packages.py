@@ -31,6 +31,12 @@ def channels(package: Mapping[str, Any]) -> dict[str, Channel]:
     return found
 
 
+def may_offer(package: Mapping[str, Any], channel: str, csv: str) -> bool:
+    """Whether a CSV is among a channel's entries; True where OLM does not list them."""
+    found = channels(package).get(channel)
+    return found is not None and (found.entries is None or csv in found.entries)
+
+
 def why_not_offered(package: Mapping[str, Any], wish: OperatorWish) -> str:
     """Empty when the CSV asked for is on offer in its channel, else what the catalog offers instead.
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.profile import load_profile
 from harness.stack import csv
-from harness.stack.packages import why_not_offered
+from harness.stack.packages import may_offer, why_not_offered
 
 NAME = "gitlab-runner-operator"
 WISH = load_profile("seed").operator
@@ -48,6 +48,14 @@ def package(head: str, entries: list[str] | None, channel: str = "stable") -> di
 )
 def test_what_a_catalog_offers(offered: dict[str, Any], why: str) -> None:
     assert why_not_offered(offered, WISH) == why
+
+
+def test_whether_a_predecessor_is_on_offer() -> None:
+    name = f"{NAME}.v1.15.0"
+    assert may_offer(package("1.20.0", ["1.20.0", "1.15.0"]), "stable", name)
+    assert may_offer(package("1.20.0", None), "stable", name), "OLM before v0.23 does not say"
+    assert not may_offer(package("1.20.0", ["1.20.0"]), "stable", name)
+    assert not may_offer(package("1.20.0", None), "beta", name)
 
 
 def manifest(image: str, variables: dict[str, str], hooks: list[str]) -> dict[str, Any]:

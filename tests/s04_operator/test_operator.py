@@ -20,6 +20,7 @@ from harness.kube import Kube, Object
 from harness.profile import Profile
 from harness.stack import StackContext
 from harness.stack import csv as csv_says
+from harness.stack.packages import PACKAGE_MANIFEST, may_offer
 from harness.versions import facts
 from harness.versions.releases import OPERATOR
 
@@ -67,15 +68,21 @@ def _plan(plan: Object) -> str:
 
 
 @pytest.mark.outcome("operator/csv", needs=["operator/install-plan"])
-def test_the_csv(csv: Object, profile: Profile, reached: Reached) -> None:
+def test_the_csv(operator: Kube, csv: Object, profile: Profile, reached: Reached) -> None:
     """The CSV has the name, display name, version and predecessor that the how-to's listing shows.
 
     How-to, "Looking at the installed operator": "gitlab-runner-operator.v1.15.1, DISPLAY GitLab Runner,
     VERSION 1.15.1, REPLACES gitlab-runner-operator.v1.15.0".
     """
     expect.fields(csv, {"spec.displayName": "GitLab Runner", "spec.version": profile.operator.version})
-    if before := facts.PREDECESSOR.get(profile.operator.version):
-        expect.fields(csv, {"spec.replaces": f"{profile.operator.package}.{before}"})
+    wish = profile.operator
+    before = facts.PREDECESSOR.get(wish.version)
+    package = expect.there(
+        operator.get(PACKAGE_MANIFEST, wish.package, wish.namespace), "the PackageManifest"
+    )
+    # OLM names the predecessor as the channel's entry does; a catalog may have left its bundle out
+    if before and may_offer(package, wish.channel, f"{wish.package}.{before}"):
+        expect.fields(csv, {"spec.replaces": f"{wish.package}.{before}"})
     reached("operator", csv["spec"]["version"])
 
 
