@@ -41,11 +41,11 @@ def read_text(path: Path, complain: Complaint = UsageError, *, max_bytes: int = 
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise complain(f"{_shown(path)} can't be read: {_why(error)}") from None
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        raise complain(f"{_shown(path)} is {'a directory' if stat.S_ISDIR(kind) else 'no regular file'}")
     with os.fdopen(descriptor, "rb") as file:
-        kind = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(kind):
-            what = "a directory" if stat.S_ISDIR(kind) else "no regular file"
-            raise complain(f"{_shown(path)} is {what}")
         try:
             data = file.read(max_bytes + 1)
         except OSError as error:
