@@ -29,9 +29,9 @@ def _build(work: Work) -> None:
     stamp = f"{MODULE}/cli/version"
     flags = f"-s -w -X {stamp}.Version={work.step.params['version']} -X {stamp}.GitCommit=lab"
     language = f"-gcflags={MODULE}/...=-lang=go1.26"
-    command = [find_go(), "build", "-trimpath", language, "-ldflags", flags]
+    command = [str(find_go()), "build", "-trimpath", language, "-ldflags", flags]
     work.run(
-        [*command, "-o", work.out / "docker", f"{MODULE}/cmd/docker"],
+        [*command, "-o", str(work.out / "docker"), f"{MODULE}/cmd/docker"],
         cwd=work.step.sources[0],
         env=ENVIRONMENT,
     )

@@ -84,10 +84,10 @@ def _origin(folder: Path, source: str, named: Mapping[str, Step]) -> tuple[Step 
         if step is None:
             raise LabError(f"{folder}/image.toml: {source!r} names nothing that is made")
         return step, Path(path)
-    path = (folder / source).resolve()
-    if not path.is_relative_to(REPOSITORY) or not path.exists():
+    own = (folder / source).resolve()
+    if not own.is_relative_to(REPOSITORY) or not own.exists():
         raise LabError(f"{folder}/image.toml: {source!r} does not exist in the project")
-    return None, path
+    return None, own
 
 
 def _render(work: Work, digests: Mapping[str, Step]) -> None:

@@ -180,7 +180,7 @@ def _add_images(recipe: Recipe, specs: Iterable[ImageSpec], go: Path, *, partial
 def kubernetes_step(versions: Versions, go: Path) -> Step:
     """Kubernetes, etcd and kubectl as one program, which says the version that it is."""
     major, minor = versions.minor.split(".")
-    stamps = {}
+    stamps: dict[str, str] = {}
     for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
         stamps |= {
             f"{package}.gitVersion": versions.k3s,
