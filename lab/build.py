@@ -39,8 +39,7 @@ def build(versions: Versions, out: Path, progress: Progress, *, partial: bool = 
         recipe = make_recipe(versions, runner, partial=partial)
         for left_out in recipe.left_out:
             progress.say(f"left out: {left_out}")
-        for step in recipe.all_steps():
-            runner.run(step)
+        runner.run_all(recipe.all_steps())
         mark = _mark(cache, out)
         wanted = {"inputs": _inputs(runner, recipe.all_steps()), "versions": asdict(versions)}
         if _read(mark) == {**wanted, "state": _state(out)}:

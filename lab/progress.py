@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,23 +17,26 @@ class Progress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
+        self._one_bar = threading.Lock()
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """While the step runs: its name and the time it has taken; afterwards one line that stays."""
         begun = time.monotonic()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        if not self.console.is_terminal:
+        shown = self.console.is_terminal and self._one_bar.acquire(blocking=False)
+        if not shown:  # of steps side by side one has the moving line
             self.say(f"  …          {name}")
         try:
-            with Bar(
-                *columns, console=self.console, transient=True, disable=not self.console.is_terminal
-            ) as bar:
+            with Bar(*columns, console=self.console, transient=True, disable=not shown) as bar:
                 bar.add_task(name)
                 yield
         except BaseException:
             self._done("✗", name, begun)
             raise
+        finally:
+            if shown:
+                self._one_bar.release()
         self._done("✓", name, begun)
 
     def say(self, text: str) -> None:

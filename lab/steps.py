@@ -13,8 +13,10 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from typing import Any
 from lab.errors import MORE_SPACE, NO_SPACE, CommandFailed, LabError
 from lab.progress import Progress
 
+SIDE_BY_SIDE = 2  # steps at once: as many compilers as fit into a usual machine's memory
+ENDING_POLL_S = 0.1  # a step that is ended may start another program in between
 KEPT_RESULTS = 2  # results kept per step: enough to go back and forth between two branches
 
 
@@ -53,9 +57,17 @@ class Result:
 class Work:
     """What a step's `build` gets: a place to write to, results of what it needs, a way to run programs."""
 
-    def __init__(self, step: Step, out: Path, results: Mapping[Step, Result], log: Path, cache: Path) -> None:
+    def __init__(
+        self,
+        step: Step,
+        out: Path,
+        results: Mapping[Step, Result],
+        log: Path,
+        cache: Path,
+        running: set[subprocess.Popen[bytes]],
+    ) -> None:
         self.step, self.out, self.log, self.cache = step, out, log, cache
-        self._results = results
+        self._results, self._running = results, running
 
     def path(self, step: Step) -> Path:
         """The result directory of a step that is among `needs`."""
@@ -87,11 +99,14 @@ class Work:
                 stderr=log,
             ) as process:
                 assert process.stdout is not None
+                self._running.add(process)
                 try:
                     out = process.stdout.read()
                 except BaseException:
                     process.terminate()  # an interrupted build leaves no compiler running
                     raise
+                finally:
+                    self._running.discard(process)
             log.write(out)
         if process.returncode:
             said = self.log.read_bytes()[start:].decode(errors="replace")
@@ -107,14 +122,34 @@ class StepRunner:
         self._progress = progress
         self._results: dict[Step, Result] = {}
         self._source_digests: dict[Path, str] = {}
+        self._locks: dict[Step, threading.Lock] = {}
+        self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, step: Step) -> Result:
         """The step's result, made now if it is not there yet."""
         for need in step.needs:
             self.run(need)
-        if step not in self._results:
-            self._results[step] = self._from_cache(step) or self._make(step)
+        with self._locks.setdefault(step, threading.Lock()):
+            if step not in self._results:
+                self._results[step] = self._from_cache(step) or self._make(step)
         return self._results[step]
+
+    def run_all(self, steps: Sequence[Step]) -> None:
+        """Run steps side by side: one compiles where another waits for the network or for its linker.
+
+        Raises what the first failure raised; the others are ended, their programs too.
+        """
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            pending = [pool.submit(self.run, step) for step in steps]
+            try:
+                for done in as_completed(pending):
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                while wait(pending, timeout=ENDING_POLL_S).not_done:
+                    for process in list(self._running):
+                        process.terminate()
+                raise
 
     def path(self, step: Step) -> Path:
         """Where a step that was run put its files."""
@@ -157,7 +192,8 @@ class StepRunner:
         begun = time.monotonic()
         try:
             with self._progress.step(step.name):
-                step.build(Work(step, temporary / "out", self._results, log, self.cache))
+                work = Work(step, temporary / "out", self._results, log, self.cache, self._running)
+                step.build(work)
                 digest = tree_digest(temporary / "out")
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -263,3 +263,40 @@ def test_progress_says_name_and_time() -> None:
     with Progress(Console(file=output, force_terminal=False)).step("go [thing]"):
         time.sleep(0)
     assert output.getvalue().splitlines()[-1].split() == ["✓", "0.0", "s", "go", "[thing]"]
+
+
+def test_steps_that_need_nothing_of_each_other_run_side_by_side(bench: Bench) -> None:
+    meet = threading.Barrier(2, timeout=20)
+
+    def meets(_: Work) -> None:
+        meet.wait()
+
+    bench.runner().run_all([Step(name, meets) for name in ("a", "b")])
+
+
+def test_what_two_steps_need_is_made_once(bench: Bench) -> None:
+    need = bench.step("need")
+    steps = [bench.step(name, needs=[need]) for name in ("a", "b", "c")]
+    runner = bench.runner()
+    runner.run_all([*steps, need])
+    assert sorted(bench.made) == ["a", "b", "c", "need"]
+    assert runner.path(need).is_dir()
+
+
+def test_a_failure_ends_what_runs_beside_it(bench: Bench) -> None:
+    started = threading.Event()
+
+    def long(work: Work) -> None:
+        started.set()
+        work.run(["sleep", "60"])
+        work.run(["sleep", "60"])
+
+    def fails(_: Work) -> None:
+        assert started.wait(20)
+        raise LabError("it failed")
+
+    begun = time.monotonic()
+    with pytest.raises(LabError, match="it failed"):
+        bench.runner().run_all([Step("long", long), Step("fails", fails)])
+    assert time.monotonic() - begun < 30, "a program went on"
+    assert not list((bench.cache / "steps").glob("*/*")), "an unfinished result was kept"
