@@ -1,6 +1,7 @@
 """See outcomes red on a real node, and print rows for selftests/README.md.
 
-    python -m selftests.faults BUNDLE [--part kept|slips|faults] [--only TEXT]
+    python -m selftests.faults BUNDLE [--part kept|slips|faults] [--only PATTERN]
+    python -m selftests.faults BUNDLE --sample 8 [--seed N]
 
 Exit code 1 when something else, or nothing, turned red, or for another reason. Root.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 
 from selftests.faults import kept, slips, whole_runs
@@ -27,12 +29,17 @@ def main() -> int:
         choices=PARTS,
         help="a kept stack broken and mended; runs of wrong files; the lab's catalogue. All by default",
     )
-    parser.add_argument("--only", default="", help="breakages and outcomes whose words contain this")
+    parser.add_argument("--only", default="", help="faults whose words, outcomes or rule match this")
+    parser.add_argument("--sample", type=int, default=0, help="only so many, others each day")
+    parser.add_argument("--seed", type=int, default=date.today().toordinal(), help="of the sample; printed")
     words = parser.parse_args()
     complaints: list[str] = []
     # Beside the bundle: copies of it are hard links.
     with tempfile.TemporaryDirectory(prefix="seen-red-", dir=words.bundle.resolve().parent) as scratch:
-        for name in words.part or PARTS:
+        if words.sample:
+            print(f"a sample of {words.sample} faults, --seed {words.seed}", flush=True)
+            complaints += kept.see_sample(words.bundle.resolve(), Path(scratch), words.sample, words.seed)
+        for name in () if words.sample else words.part or PARTS:
             complaints += PARTS[name].see(words.bundle.resolve(), Path(scratch), words.only)
     return 1 if complaints else 0
 
