@@ -265,7 +265,7 @@ class Kube:
         for item in items:  # list items come without their type
             item.setdefault("apiVersion", where.api_version)
             item.setdefault("kind", where.kind)
-        return items, answer["metadata"]["resourceVersion"]
+        return items, answer["metadata"].get("resourceVersion", "")  # an API behind may have none
 
     def apply(self, manifest: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
         """Server-side apply under our field manager, taking over conflicting fields."""

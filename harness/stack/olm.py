@@ -120,7 +120,7 @@ def wait_csv(
 
     found = wait_for(
         lambda: ctx.kube.get(CSV, name, namespace),
-        ready=lambda it: it is not None and it.get("status", {}).get("phase") == "Succeeded",
+        ready=lambda it: it is not None and _own(it) and it.get("status", {}).get("phase") == "Succeeded",
         hopeless=hopeless,
         what=f"CSV {namespace}/{name} Succeeded",
         timeout_s=timeout_s,
@@ -131,6 +131,11 @@ def wait_csv(
     )
     assert found is not None  # ready() said so
     return found
+
+
+def _own(csv: Object) -> bool:
+    """No copy that OLM made of a CSV in another namespace: a copy installs nothing."""
+    return "olm.copiedFrom" not in (csv["metadata"].get("labels") or {})
 
 
 def _deployments_hopeless(ctx: StackContext, namespace: str, csv: Object | None) -> Reason | None:

@@ -185,7 +185,7 @@ def substitute_images(ctx: StackContext, substitutions: Mapping[str, str]) -> in
         lambda: ctx.kube.get(CSV, wish.csv, wish.namespace),
         ready=lambda it: it is not None,
         what=f"CSV {wish.csv} exists",
-        timeout_s=60,
+        timeout_s=PLAN_TIMEOUT_S,  # OLM before v0.23 unpacks the bundle after its plan is approved
         kube=ctx.kube,
         watch=[Watched(CSV, wish.namespace, wish.csv), Watched(INSTALL_PLAN, wish.namespace)],
         describe=lambda it: _plan_state(ctx.kube, ctx.profile) if it is None else "there",
