@@ -91,6 +91,6 @@ def test_a_run_without_a_report_says_why(tmp_path: Path) -> None:
 def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness.cli", "matrix", "--k3s", "v1.19.0+k3s1", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
-    assert done.returncode == 2
+    assert done.returncode == 4
     assert "1 of 1 combinations cannot be" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

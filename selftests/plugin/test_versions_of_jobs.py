@@ -12,6 +12,7 @@ from fixtures.pipeline import Build
 from fixtures.plugin.outcomes import NotApplicable
 from fixtures.second_cluster import replacement
 from fixtures.steps import runner_setups
+from harness.graph import Inapplicable
 from harness.profile import load_profile
 from tests.s06_pipeline import test_images_as_written as as_written
 
@@ -101,11 +102,11 @@ def test_the_image_that_is_replaced_is_the_profile_s() -> None:
 
 def test_a_profile_that_replaces_no_image_has_no_such_story() -> None:
     with pytest.raises(
-        NotApplicable, match=r"profile latest replaces no image.*operator 1\.53\.0 is registry\.gitlab"
+        Inapplicable, match=r"profile latest replaces no image.*operator 1\.53\.0 is registry\.gitlab"
     ):
         replacement(load_profile("latest"))
 
 
 def test_an_operator_without_the_image_has_no_such_story() -> None:
-    with pytest.raises(NotApplicable, match=r"operator 1\.53\.0 has no image gcr\.io/kubebuilder"):
+    with pytest.raises(Inapplicable, match=r"operator 1\.53\.0 has no image gcr\.io/kubebuilder"):
         replacement(load_profile("seed", {"operator": "1.53.0"}))
