@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from harness.cli import app
 from harness.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,3 +40,27 @@ def test_every_room_is_on_the_map() -> None:
     packages = [path.parent.name for path in (ROOT / "harness").glob("*/__init__.py")]
     rooms = [*packages, *(path.name for path in (ROOT / "selftests").iterdir() if path.is_dir())]
     assert [room for room in rooms if f"{room}" not in text and not room.startswith("__")] == []
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every `runner-conformance …` of the pages, in words; what follows it in a table or listing is cut."""
+    found = []
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            for text in re.findall(r"(?:^#? *|[/`(\"])runner-conformance ([a-z][^`|)]*)", line):
+                words = shlex.split(re.split(r"  +| > |\$\(", text)[0].strip(' "'))
+                found.append((f"{page.name}: {' '.join(words)}", words))
+    return found
+
+
+@pytest.mark.parametrize(("where", "words"), commands(), ids=lambda it: it if isinstance(it, str) else "")
+def test_commands_of_the_pages_are_there(where: str, words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    rest = words
+    while commands := getattr(command, "commands", None):  # a group, whichever click typer brings along
+        assert rest, f"{where} is no command"
+        assert rest[0] in commands, f"{where}: there is no {rest[0]}"
+        command, rest = commands[rest[0]], rest[1:]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    given = [word.partition("=")[0] for word in rest[: rest.index("--") if "--" in rest else None]]
+    assert [word for word in given if word.startswith("-") and word not in known] == []
