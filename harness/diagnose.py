@@ -28,7 +28,7 @@ MAX_LOGS = 4
 LOG_LINES = 12
 """A program that gives up says why in its last lines."""
 
-SHARED_NAMESPACES = frozenset(("default", "kube-system", "kube-public"))
+SHARED_NAMESPACES = frozenset(("default", "kube-system", "kube-public", "operators"))
 """Where others have pods too: their trouble explains nothing of ours unless a label says that it is ours."""
 
 
@@ -85,7 +85,12 @@ def scope_facts(kube: Kube, scope: Scope, pods: Sequence[Object], events: Sequen
     makers = _owners(sets, pods) if selector else sets
     standing = without_superseded(pods, sets, deployments)
     facts = [*log_facts(kube, standing), *pods_facts(standing, events)]
-    facts += [fact for it in deployments for fact in deployment_facts(it)]
+    facts += [
+        fact
+        for it in deployments
+        for fact in deployment_facts(it)
+        if selector or fact.source != "object"  # somebody may have put a Deployment to sleep that is not ours
+    ]
     facts += [fact for it in jobs for fact in job_facts(it)]
     facts += events_facts(events, [*standing, *makers, *jobs])
     return facts

@@ -177,6 +177,7 @@ class _Wait(Generic[T]):
         self.around = self.begin + LOOK_AROUND_S
         heartbeat = self.begin + HEARTBEAT_S
         self.matter: Reason | None = None
+        self.beside: Reason | None = None
         while True:
             changed.clear()
             self.looked = self.clock.now()
@@ -191,7 +192,7 @@ class _Wait(Generic[T]):
             if now >= heartbeat:
                 self._beat(now)
                 heartbeat += HEARTBEAT_S
-            pause = min(pause_s, LOOK_CLOSER_S) if self.matter else pause_s
+            pause = min(pause_s, LOOK_CLOSER_S) if self.matter or self.beside else pause_s
             until = min(now + pause, self.begin + self.timeout_s, heartbeat)
             self._pause(changed, until, cancelled)
 
@@ -224,7 +225,8 @@ class _Wait(Generic[T]):
 
     def _beat(self, now: float) -> None:
         """Say that we are still here, and what seems to be the matter."""
-        matter = self.matter.sentence if self.matter else self.state or "nothing yet"
+        known = self.matter or self.beside
+        matter = known.sentence if known else self.state or "nothing yet"
         self.progress(f"{self.what}: still waiting after {now - self.begin:.0f} s: {redact(matter)}")
 
     def _give_up_if_hopeless(self, value: T) -> None:
@@ -233,7 +235,8 @@ class _Wait(Generic[T]):
             return
         self.closer = now + LOOK_CLOSER_S
         found = self.hopeless(value)
-        self._end_if_final(Reason(found) if isinstance(found, str) else found)
+        self.matter = Reason(found) if isinstance(found, str) else found
+        self._end_if_final(self.matter)
 
     def _look_around(self) -> None:
         """Everything in the namespaces, now and then, but for those that others share."""
@@ -241,11 +244,14 @@ class _Wait(Generic[T]):
         if self.kube is None or self.failing or not self.scopes or now < self.around:
             return
         self.around = now + LOOK_AROUND_S
-        ours = [it for it in self.scopes if it.label_selector or it.namespace not in SHARED_NAMESPACES]
-        self._end_if_final(diagnose(self.kube, ours).reason)
+        self.beside = diagnose(self.kube, self._ours()).reason
+        self._end_if_final(self.beside)
+
+    def _ours(self) -> list[Scope]:
+        """The scopes in which whatever is wrong has to do with what is waited for."""
+        return [it for it in self.scopes if it.label_selector or it.namespace not in SHARED_NAMESPACES]
 
     def _end_if_final(self, reason: Reason | None) -> None:
-        self.matter = reason or self.matter
         final = self.patience.final(reason, self.clock.now())
         if final is not None:
             self._fail(final, hopeless=True)
@@ -258,16 +264,18 @@ class _Wait(Generic[T]):
 
     def _fail(self, why: Reason | None, *, hopeless: bool, look: bool = True) -> None:
         diagnosis = diagnose(self.kube, self.scopes) if look and self.kube else Diagnosis()
+        if self.kube is not None and look and len(self._ours()) < len(self.scopes):
+            diagnosis.reason = diagnose(self.kube, self._ours()).reason
         if why is None:
-            why = self._why_late(diagnosis)
+            why = self._why_late(self.matter or diagnosis.reason)
         elif diagnosis.reason is not None:
             why = with_others(why, (*why.others, diagnosis.reason, *diagnosis.reason.others))
         raise WaitError(self.what, why, self.last, diagnosis, self.clock.now() - self.begin, hopeless)
 
-    def _why_late(self, diagnosis: Diagnosis) -> Reason:
+    def _why_late(self, seen_last: Reason | None) -> Reason:
         """What explains a wait that ran out: never a guess, and never a slow host taken for a failure."""
         seen = f"last seen: {self.state or 'nothing at all'}"
-        known = self.failing[1].why if self.failing else diagnosis.reason
+        known = self.failing[1].why if self.failing else seen_last
         if known is not None and known.final_after_s is not None:
             return replace(known, sentence=f"{known.sentence} ({seen})")
         slow = overloaded()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from harness.diagnose import Scope, log_facts, scope_reason
+from harness.diagnose import Scope, log_facts
 from harness.diagnosis import Fact, Reason, classify
 from harness.errors import SuiteDefect
 from harness.gitlab.client import GitLabTarget
@@ -16,7 +16,14 @@ from harness.kube import Kube, Object
 from harness.ownership import labels
 from harness.redact import Secret
 from harness.stack import StackContext
-from harness.stack.common import DEPLOYMENT, POD, deployment_hopeless, rolled_out, tell
+from harness.stack.common import (
+    DEPLOYMENT,
+    POD,
+    deployment_hopeless,
+    deployment_reason,
+    rolled_out,
+    tell,
+)
 from harness.wait import Watched, wait_for
 
 NAME = "runner"
@@ -148,9 +155,11 @@ def wait_runner_pod(
 def ignored_reason(ctx: StackContext, name: str, namespace: str) -> Reason | None:
     """Why the operator has made nothing of a Runner: its pods, or what its log says of that Runner."""
     operator = Scope(ctx.profile.operator.namespace)
-    broken = scope_reason(ctx.kube, operator)
-    if broken is not None:
-        return broken
+    for deployment in ctx.kube.list(DEPLOYMENT, operator.namespace):
+        if "gitlab-runner" in deployment["metadata"]["name"]:  # others may be there, and be broken
+            broken = deployment_reason(ctx.kube, deployment)
+            if broken is not None:
+                return broken
     said = [
         fact
         for pod in ctx.kube.list(POD, operator.namespace)

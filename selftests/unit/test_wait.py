@@ -299,3 +299,48 @@ def test_no_secret_in_the_error(clock: FakeClock) -> None:
             lambda: {"status": {"phase": token}}, ready=lambda it: False, what="x", timeout_s=1, clock=clock
         )
     assert token not in str(caught.value)
+
+
+def test_what_is_wrong_with_somebody_elses_pods_ends_no_wait(clock: FakeClock) -> None:
+    """In namespaces that others use too, their trouble is shown and explains nothing."""
+    gone = waiting_pod("ErrImagePull", "not found")
+    for namespace, ended_s in (("default", 30), ("ours", LOOK_AROUND_S)):
+        begin = clock.time
+        with pytest.raises(WaitError) as caught:
+            wait_for(
+                lambda: None,
+                ready=lambda it: False,
+                what="x",
+                timeout_s=30,
+                kube=FakeApi(Pod=[gone]),  # type: ignore[arg-type]
+                about=[Scope(namespace)],
+                clock=clock,
+            )
+        assert clock.time - begin == pytest.approx(ended_s, abs=1)
+        assert (caught.value.reason_id == "pull/not-found") is (namespace == "ours")
+        assert any("p-1" in line for line in caught.value.pods)
+
+
+def test_a_slow_host_is_not_taken_for_a_failure(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    for load, blame in ((1.0, Blame.PRODUCT), (1000.0, Blame.ENVIRONMENT)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+        with pytest.raises(WaitError, match="last seen: not there") as caught:
+            wait_for(lambda: None, ready=lambda it: it, what="x", timeout_s=5, clock=clock)
+        assert caught.value.blame is blame
+
+
+def test_an_api_behind_the_api_server_that_is_silent_is_not_the_api_server_itself(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be silent for longer than an API server that restarts, and is named."""
+
+    monkeypatch.setattr("os.getloadavg", lambda: (1.0, 1.0, 1.0))
+
+    def read() -> Any:
+        path = "GET /apis/packages.operators.coreos.com/v1/namespaces/a/packagemanifests/b"
+        raise ApiError(503, "Service Unavailable", "service unavailable", doing=path)
+
+    with pytest.raises(WaitError, match="behind the API server does not answer") as caught:
+        wait_for(read, ready=lambda it: True, what="x", timeout_s=60, clock=clock)
+    assert clock.time == pytest.approx(60, abs=1)
+    assert caught.value.reason_id == "api/aggregated"
