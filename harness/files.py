@@ -126,6 +126,12 @@ def write_whole(path: Path, text: str, *, mode: int | None = None) -> None:
         raise
 
 
+def clipped(text: str, limit: int = 400) -> str:
+    """A sentence that repeats what somebody wrote, as one line that can be read."""
+    shown = text if all(char.isprintable() or char == "\n" for char in text) else ascii(text)[1:-1]
+    return shown if len(shown) <= limit else f"{shown[: limit // 2]} … {shown[-limit // 2 :]}"
+
+
 def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import EnvironmentProblem, UsageError
-from harness.files import read_text
+from harness.files import clipped, read_text
 from harness.ownership import is_run_id, state_home
 
 FORMAT = 1
@@ -289,7 +289,7 @@ def load(path: Path) -> Account:
             **_replayed(lines[1:]),
         )
     except (LookupError, TypeError, ValueError) as error:
-        raise complain(f"{path} is no journal of a run: {error}") from None
+        raise complain(f"{path} is no journal of a run: {clipped(str(error))}") from None
     return account
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.files import parse_toml, read_text
+from harness.files import clipped, parse_toml, read_text
 from harness.versions import checks, facts
 
 PROFILES_DIR = Path(__file__).resolve().parent.parent / "profiles"
@@ -147,7 +147,13 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, str | None] |
     'v1.29.0+k3s1'
     """
     path = _path_of(name_or_path)
+    try:
+        return _read(path, {name: value for name, value in (overrides or {}).items() if value is not None})
+    except UsageError as error:  # it may repeat what the file says, which may be of any length
+        raise UsageError(clipped(error.message), clipped(error.hint)) from None
 
+
+def _read(path: Path, given: Mapping[str, str]) -> Profile:
     def complain(sentence: str) -> UsageError:
         return UsageError(sentence, "compare it with profiles/seed.toml")
 
@@ -156,7 +162,6 @@ def load_profile(name_or_path: str | Path, overrides: Mapping[str, str | None] |
     except FileNotFoundError:
         raise UsageError(f"there is no profile {path}", f"there are {', '.join(available())}") from None
     _check_fields(data, path)
-    given = {name: value for name, value in (overrides or {}).items() if value is not None}
     for name, value in given.items():
         if name not in _WHERE:
             raise UsageError(f"nothing in a profile is called {name!r}", f"there are {', '.join(_WHERE)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import EnvironmentProblem, UsageError
-from harness.files import parse_json, read_text, write_whole
+from harness.files import clipped, parse_json, read_text, write_whole
 from harness.options import ProvisionOptions
 from harness.ownership import is_run_id, is_stack_name, stack_dir, state_home
 
@@ -71,7 +71,8 @@ class StackState:
         try:
             return cls(**{**data, "options": _options(data["options"])})._checked()
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise complain(f"{path} is no state of a stack: {type(error).__name__}: {error}") from None
+            why = clipped(f"{type(error).__name__}: {error}")
+            raise complain(f"{path} is no state of a stack: {why}") from None
 
     def _checked(self) -> StackState:
         """Raises TypeError for a field of the wrong type."""

@@ -40,7 +40,7 @@ from typing import Any, TypeVar
 
 from harness.artifacts.storage import ImageRef, Storage, StorageError, sha256_file
 from harness.errors import EnvironmentProblem
-from harness.files import parse_toml, read_text
+from harness.files import clipped, parse_toml, read_text
 
 FORMAT = 1
 REAL, STAND_IN = "real", "stand-in"
@@ -115,7 +115,7 @@ class Bundle:
         own = MACHINE_NAMES.get(machine or platform.machine(), machine or platform.machine())
         if bundle.architecture != own:
             raise BundleError(
-                f"the bundle {path} is for {bundle.architecture}, this machine is {own}",
+                f"the bundle {path} is for {clipped(bundle.architecture, 40)}, this machine is {own}",
                 f"use a bundle made for {own}",
             )
         bundle.verify(full=full)
@@ -296,7 +296,7 @@ class _Reader:
                 raise self._error(str(error)) from None
 
     def _error(self, what: str) -> BundleError:
-        return BundleError(f"{self._listing}: {what}", REMAKE)
+        return BundleError(f"{self._listing}: {clipped(what)}", REMAKE)
 
 
 def _table(row: object) -> list[str]:
