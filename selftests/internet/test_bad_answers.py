@@ -35,7 +35,7 @@ CASES = {
     "a proxy that refuses": (
         {"proxy": True, "proxy_refuses": 407},
         "the proxy refuses: 407",
-        "HTTPS_PROXY=http://USER:PASSWORD@",
+        "the proxy wants a login",
     ),
 }
 
