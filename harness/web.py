@@ -9,6 +9,7 @@ from pathlib import Path
 import certifi
 import httpx
 
+from harness.diagnosis import Fact, classify
 from harness.errors import EnvironmentProblem
 from harness.proxy import is_own
 from harness.redact import redact
@@ -32,7 +33,9 @@ class WebProblem(EnvironmentProblem):
     def __init__(
         self, url: str, what: str, hint: str, *, status: int = 0, passing: bool = False, evidence: str = ""
     ) -> None:
-        super().__init__(redact(f"{url}: {what}"), hint, evidence=redact(evidence))
+        why = classify([Fact("registry", url, f"{what} {evidence}", status=status)])
+        rule = why.id if why is not None else ""
+        super().__init__(redact(f"{url}: {what}"), hint, evidence=redact(evidence), reason_id=rule)
         self.url = url
         self.status = status
         self.passing = passing

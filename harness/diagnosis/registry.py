@@ -37,10 +37,17 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "registry/untrusted",
-        r"certificate verify failed|CERTIFICATE_VERIFY_FAILED|self[- ]signed certificate|x509",
+        r"certificate is not trusted|certificate.verify.failed|self[- ]signed certificate|x509",
         "the registry's certificate is not trusted",
         "give its CA",
         rank=60,
+    ),
+    _rule(
+        "registry/name-unknown",
+        r"name can't be looked up|Name or service not known|name resolution",
+        "the registry's name can't be resolved on this machine",
+        "see this machine's name server",
+        rank=59,
     ),
     _rule(
         "registry/clock",
@@ -86,7 +93,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "registry/no-json",
-        r"JSON|<html|Expecting value",
+        r"JSON|<html|Expecting value|web page",
         "what answers at the registry's address is no registry",
         "is something in front of it?",
         rank=45,
