@@ -13,11 +13,13 @@ pytest.importorskip("aiohttp", reason="the lab's extra isn't installed")
 sys.path.insert(0, str(Path(__file__).parents[2] / "lab/standins/olm"))
 
 from olmlab import (
+    catalog_operator,
     csvspec,
     hashing,
     install,
     package_server,
     registry,
+    release,
     requirements,
     resolve,
     subscriptions,
@@ -188,3 +190,30 @@ def test_label_selectors() -> None:
     assert package_server.matches(labels, "catalog")
     assert not package_server.matches(labels, "catalog!=a")
     assert not package_server.matches(labels, "provider")
+
+
+@pytest.mark.parametrize(
+    ("version", "entries", "unpacker"),
+    [
+        ("0.22.0", False, "upstream-opm-builder"),
+        ("0.23.0", True, "upstream-opm-builder"),
+        ("0.25.0", True, "opm"),
+        ("0.46.0", True, "opm"),
+    ],
+)
+def test_what_differs_between_releases(version: str, entries: bool, unpacker: str) -> None:
+    """packagemanifest_types.go of v0.23.0; cmd/catalog/main.go of v0.24.0 and v0.25.0."""
+    found = release.Release(version)
+    listed = package_server._listed([{"csvName": NEW, "version": "1.20.0"}], found)
+    assert listed == ({"entries": [{"name": NEW, "version": "1.20.0"}]} if entries else {})
+    assert found.opm_image == f"quay.io/operator-framework/{unpacker}:latest"
+    assert found.said().startswith(f"OLM version: {version}\n")
+
+
+def test_a_flag_that_catalog_does_not_know_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["catalog", "--frobnicate"])
+    with pytest.raises(SystemExit):
+        catalog_operator.start()
+    assert "--frobnicate" in capsys.readouterr().err

@@ -154,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="manager")
     parser.add_argument("--metrics-addr", "--metrics-bind-address", default=":8080")
     parser.add_argument("--enable-leader-election", "--leader-elect", action="store_true")
+    parser.add_argument("--version", action="version", version=f"{RELEASE.version} (stand-in)")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
