@@ -187,14 +187,12 @@ def _file(
     path = bundle.path / entry.path
     if source:
         mode = path.stat().st_mode
-        path.unlink()
         shutil.copyfile(source, path)
         path.chmod(mode)
     elif path.suffix in (".yaml", ".yml"):
         text = path.read_text()
         for old, new in digests.items():
             text = text.replace(old.removeprefix("laid:"), new)
-        path.unlink()
         path.write_text(text)
     return BundleFile(entry.path, component, sha256_file(path))
 
