@@ -208,7 +208,7 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict
     helm = go_step("helm", GO / "helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, go=go)
     steps = {
         "step:pause": go_step("pause", GO / "pause", {"pause": "."}, go=go),
-        "step:coredns": go_step("coredns", GO / "coredns", {"coredns": "github.com/coredns/coredns"}, go=go),
+        "step:coredns": go_step("coredns", GO / "coredns", {"coredns": "."}, go=go),
         "step:cert-manager": go_step(
             f"cert-manager {versions.cert_manager}", module, commands, go=go, stamps=stamp
         ),
