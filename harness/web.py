@@ -162,7 +162,7 @@ def _proxy_problem(url: str, text: str) -> WebProblem:
     match = re.match(r"(\d{3})\b", text)
     status = int(match[1]) if match else 0
     hint = {
-        407: "the proxy wants a login: HTTPS_PROXY takes user and password before the proxy's name, with an @",
+        407: "the proxy wants a login: HTTPS_PROXY takes user and password before the proxy's name",
         403: "the proxy forbids that address: have it allowed, or make a bundle where it is not needed",
     }.get(status, "check the proxy that HTTPS_PROXY names")
     return WebProblem(
