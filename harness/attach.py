@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.artifacts import Artifacts, open_artifacts
+from harness.journal import CLUSTER_PLACE, note
 from harness.kube import Kube
 from harness.profile import Profile, load_profile
 from harness.stack import Progress, StackContext, log_progress
@@ -33,7 +35,10 @@ def attach(name_or_dir: str | Path, *, progress: Progress = log_progress) -> Sta
         cluster=cluster,
         kube=Kube(Path(state.kubeconfig), state.context),
         progress=progress,
+        will_make=partial(note, state.run_id),
     )
+    if state.options.cluster == "existing":  # what tests make there is written down as well
+        context.kube.will_make = lambda kind, name: note(state.run_id, kind, name, CLUSTER_PLACE)
     for name, ok in state.layers.items():
         if ok and name in LAYERS:
             context.results[name] = LAYERS[name].attach(context)

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from harness.errors import EnvironmentProblem, UsageError
-from harness.files import read_text
+from harness.files import clipped, read_text
 from harness.options import ProvisionOptions
 from harness.redact import Secret, register, register_environment, register_url
 
@@ -50,11 +50,11 @@ def gitlab_url(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--gitlab-url {text!r} is no URL: {error}", hint) from None
+        raise UsageError(f"--gitlab-url {clipped(text)!r} is no URL: {error}", hint) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"--gitlab-url {text!r} is no URL of a GitLab", hint)
+        raise UsageError(f"--gitlab-url {clipped(text)!r} is no URL of a GitLab", hint)
     if port == 0 or not _is_host(parts.hostname):
-        raise UsageError(f"--gitlab-url {text!r}: {parts.netloc!r} can be no host", hint)
+        raise UsageError(f"--gitlab-url {clipped(text)!r}: that can be no host", hint)
     return text.rstrip("/")
 
 

@@ -223,7 +223,7 @@ class Journal:
             ) from None
 
 
-def note(run_id: str, kind: str, name: str) -> None:
+def note(run_id: str, kind: str, name: str, where: str = "") -> None:
     """Write into the journal of a run from another of its processes; a run without a journal has none.
 
     Raises OSError: what can't be written down is not made.
@@ -231,7 +231,7 @@ def note(run_id: str, kind: str, name: str) -> None:
     path = directory() / f"{run_id}{_SUFFIX}"
     if path.exists():
         with _opened(path, 0) as file:
-            file.write(json.dumps({"make": kind, "name": name, "where": ""}).encode() + b"\n")
+            file.write(json.dumps({"make": kind, "name": name, "where": where}).encode() + b"\n")
 
 
 def directory() -> Path:

@@ -6,6 +6,7 @@ living nor kept. Things that carry our mark and that no journal here knows are l
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -37,6 +38,9 @@ from harness.redact import redact
 if TYPE_CHECKING:
     from harness.cluster import Leftover
     from harness.gitlab.client import GitLabTarget
+
+
+_RUN_ID = re.compile(r"\brc-[0-9a-f]{8}\b")
 
 
 @dataclass(frozen=True)
@@ -296,7 +300,8 @@ def _there(account: Account, where: str, access: Access) -> list[str]:
     if where == CLUSTER_PLACE:
         kube = elsewhere.reach_cluster(account.places[where], access.kubeconfig, access.context)
         return [str(it) for it in elsewhere.objects_of(kube, account.run_id, _written_down(account, where))]
-    return [str(it) for it in elsewhere.made_in_gitlab(_target(account, access), account.run_id)]
+    target = _target(account, access)
+    return [str(it) for run_id in _ids(account) for it in elsewhere.made_in_gitlab(target, run_id)]
 
 
 def _remove_there(account: Account, where: str, access: Access) -> None:
@@ -306,7 +311,14 @@ def _remove_there(account: Account, where: str, access: Access) -> None:
         kube = elsewhere.reach_cluster(account.places[where], access.kubeconfig, access.context)
         elsewhere.remove_objects(kube, account.run_id, _written_down(account, where))
     else:
-        elsewhere.remove_from_gitlab(_target(account, access), account.run_id)
+        for run_id in _ids(account):
+            elsewhere.remove_from_gitlab(_target(account, access), run_id)
+
+
+def _ids(account: Account) -> list[str]:
+    """The run's id, and those of runs that used its kept stack: they are in what these wrote down."""
+    names = " ".join(it.name for it in account.open if it.where == GITLAB_PLACE)
+    return list(dict.fromkeys((account.run_id, *_RUN_ID.findall(names))))
 
 
 def _written_down(account: Account, where: str) -> list[tuple[str, str]]:
