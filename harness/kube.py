@@ -8,12 +8,10 @@ under our own field manager. One Kube may be shared between threads.
 from __future__ import annotations
 
 import builtins
-import json
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +27,7 @@ from harness import kubeconfig as kubeconfigs
 from harness import proxy
 from harness.errors import EnvironmentProblem, UsageError
 from harness.kube_errors import ApiError, ApiUnreachable, KindUnknown, WatchExpired, api_errors
+from harness.kube_types import ExecResult, Kind, parse, selectors, text
 from harness.kube_watch import Object, Watch
 from harness.ownership import FIELD_MANAGER, LABEL, owned_by
 
@@ -50,33 +49,6 @@ READ_TIMEOUT_S = 60.0
 
 _POOL_CONNECTIONS = 32
 """More than layers, watches and pre-pulls that run at once; a smaller pool throws connections away."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A served kind and where it lives."""
-
-    api_version: str
-    kind: str
-    plural: str
-    namespaced: bool
-
-    def path(self, namespace: str | None = None, name: str | None = None, sub: str | None = None) -> str:
-        prefix = "/api" if "/" not in self.api_version else "/apis"
-        parts = [prefix, self.api_version]
-        if self.namespaced and namespace:
-            parts += ["namespaces", namespace]
-        parts.append(self.plural)
-        return "/".join(parts + [part for part in (name, sub) if part])
-
-
-@dataclass(frozen=True)
-class ExecResult:
-    """What a command in a container printed, and its exit code (-1: it was still running at the timeout)."""
-
-    stdout: str
-    stderr: str
-    code: int
 
 
 class _NoDiscovery:
@@ -157,7 +129,7 @@ class Kube:
                 api_errors(doing),
                 closing(self._open(method, path, body, query, content_type, timeout_s)) as got,
             ):
-                return _parse(got)
+                return parse(got)
 
         return send(attempt)
 
@@ -175,7 +147,7 @@ class Kube:
             path,
             body=body,
             serialize=False,
-            query_params=[(key, _text(value)) for key, value in (query or {}).items()],
+            query_params=[(key, text(value)) for key, value in (query or {}).items()],
             header_params={"Accept": "application/json, */*"},
             content_type=content_type,
             _request_timeout=(CONNECT_TIMEOUT_S, timeout_s),
@@ -260,7 +232,7 @@ class Kube:
     ) -> tuple[builtins.list[Object], str]:
         """As ``list``, with the resource version to watch from."""
         where = self.kind(kind)
-        answer = self.request("GET", where.path(namespace), query=_selectors(label_selector, field_selector))
+        answer = self.request("GET", where.path(namespace), query=selectors(label_selector, field_selector))
         items: builtins.list[Object] = answer["items"]
         for item in items:  # list items come without their type
             item.setdefault("apiVersion", where.api_version)
@@ -365,7 +337,7 @@ class Kube:
 
         Iterating raises WatchExpired when a new list is due; ``stop()`` ends it from any thread.
         """
-        query = _selectors(label_selector, field_selector)
+        query = selectors(label_selector, field_selector)
         query |= {
             "watch": True,
             "resourceVersion": resource_version,
@@ -455,19 +427,3 @@ _again = tenacity.Retrying(
 
 def _once(attempt: Callable[[], Any]) -> Any:
     return attempt()
-
-
-def _parse(response: Any) -> Any:
-    data = response.data
-    if "json" in (response.headers.get("Content-Type") or ""):
-        return json.loads(data)
-    return data.decode(errors="replace")
-
-
-def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, object]:
-    given = {"labelSelector": label_selector, "fieldSelector": field_selector}
-    return {key: value for key, value in given.items() if value}
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

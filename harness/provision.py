@@ -26,7 +26,7 @@ from harness import reap
 from harness.artifacts import ONLINE, Artifacts, open_artifacts
 from harness.elsewhere import cluster_id, remove_from_gitlab, remove_objects
 from harness.errors import Cancelled, EnvironmentProblem, HarnessError, UsageError
-from harness.gitlab.client import check as check_gitlab
+from harness.gitlab.target import check as check_gitlab
 from harness.graph import Graph, OnFailure, Step, StepState, StepStatus, closure
 from harness.inputs import check_inputs, check_state_home, gitlab_url
 from harness.journal import CGROUP, CLUSTER_PLACE, DIRECTORY, GITLAB_PLACE, KIND_CLUSTER, PROCESS, Journal

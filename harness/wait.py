@@ -26,7 +26,8 @@ import yaml
 from harness.diagnose import SHARED_NAMESPACES, Diagnosis, Scope, diagnose
 from harness.diagnosis import Fact, Patience, Reason, classify, with_others
 from harness.errors import Blame, Cancelled, HarnessError
-from harness.kube import ApiError, KindUnknown, Kube, Object, Watch, WatchExpired
+from harness.follow import Follower
+from harness.kube import ApiError, KindUnknown, Kube, Object
 from harness.redact import redact
 
 log = logging.getLogger("harness.wait")
@@ -43,8 +44,6 @@ SETTLE_S = 0.02
 CANCEL_CHECK_S = 0.25
 UNREACHABLE_LIMIT_S = 20.0
 """An API server that restarts is back sooner; after this the cluster is gone."""
-WATCH_S = 240.0
-"""Shorter than the API server's own limit (30 to 60 min), long enough to be rare."""
 LOOK_CLOSER_S = 1.0
 """How often a wait asks whether there is still hope: that takes a handful of requests."""
 LOOK_AROUND_S = 5.0
@@ -311,7 +310,7 @@ def _wakened(kube: Kube | None, watched: Sequence[Watched], clock: Clock) -> Ite
     if kube is None or not watched:
         yield changed
         return
-    followers = [_Follower(kube, one, changed, clock) for one in watched]
+    followers = [_follower(kube, one, changed, clock) for one in watched]
     for follower in followers:
         follower.start()
     try:
@@ -321,49 +320,16 @@ def _wakened(kube: Kube | None, watched: Sequence[Watched], clock: Clock) -> Ite
             follower.stop()
 
 
-class _Follower(threading.Thread):
-    """Lists and watches one kind for as long as the wait lasts; lists again whenever the watch ends."""
-
-    def __init__(self, kube: Kube, watched: Watched, changed: threading.Event, clock: Clock) -> None:
-        super().__init__(name=f"watch-{watched.kind}", daemon=True)
-        self._kube = kube
-        self._watched = watched
-        self._changed = changed
-        self._clock = clock
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
-        self._watch: Watch | None = None
-
-    def run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self._follow()
-            except WatchExpired:
-                continue
-            except HarnessError:  # not served yet, or the API is away: read() reports it, here only try again
-                self._clock.wait(self._ended, POLL_S)
-
-    def _follow(self) -> None:
-        where = self._watched
-        field = f"metadata.name={where.name}" if where.name else None
-        selectors = {"label_selector": where.label_selector, "field_selector": field}
-        _, version = self._kube.list_with_version(where.kind, where.namespace, **selectors)
-        watch = self._kube.watch(
-            where.kind, where.namespace, resource_version=version, timeout_s=WATCH_S, **selectors
-        )
-        with self._lock:
-            self._watch = watch
-            if self._ended.is_set():
-                watch.stop()
-        self._changed.set()  # what happened before the watch began
-        for _ in watch:
-            self._changed.set()
-
-    def stop(self) -> None:
-        self._ended.set()
-        with self._lock:
-            if self._watch is not None:
-                self._watch.stop()
+def _follower(kube: Kube, where: Watched, changed: threading.Event, clock: Clock) -> Follower:
+    return Follower(
+        kube,
+        where.kind,
+        where.namespace,
+        lambda objects: changed.set(),
+        label_selector=where.label_selector,
+        field_selector=f"metadata.name={where.name}" if where.name else None,
+        pause=lambda ended: clock.wait(ended, POLL_S),
+    )
 
 
 def _scopes(watched: Iterable[Watched]) -> tuple[Scope, ...]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from harness.artifacts.bundle import REAL, STAND_IN, Bundle, BundleFile, BundleImage, Component
+from harness.artifacts.bundle import REAL, STAND_IN, Bundle, BundleComponent, BundleFile, BundleImage
 from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, ImageRef, Storage, sha256_file
 from lab import debian
 from lab.definitions import ImageSpec, filled
@@ -129,11 +129,11 @@ def _digest_of(ref: str, digests: Mapping[str, str], source: Path) -> str:
     return digests[ref]
 
 
-def _components(recipe: Recipe, paths: Mapping[Step, Path]) -> dict[str, Component]:
+def _components(recipe: Recipe, paths: Mapping[Step, Path]) -> dict[str, BundleComponent]:
     versions = recipe.versions
     found = [
-        Component("k3s", versions.k3s, STAND_IN, "launcher of the lab (lab/standins/k3s)"),
-        Component(
+        BundleComponent("k3s", versions.k3s, STAND_IN, "launcher of the lab (lab/standins/k3s)"),
+        BundleComponent(
             "kubernetes", versions.kubernetes, REAL,
             f"Go modules k8s.io/kubernetes {versions.kubernetes}, {_etcd(versions.minor)}",
         ),
@@ -141,23 +141,23 @@ def _components(recipe: Recipe, paths: Mapping[Step, Path]) -> dict[str, Compone
     for deb, take in (("k3s", k3s_pack.DEBIAN_PACKAGES), ("docker-engine", NODE_ENGINE)):
         packages = debian.versions(debian.read_packages(paths[recipe.debs[deb]]))
         found += [
-            Component(name, packages[name], REAL, f"Debian package {name} {packages[name]}")
+            BundleComponent(name, packages[name], REAL, f"Debian package {name} {packages[name]}")
             for name in take
             if not name.startswith("lib") and name in packages
         ]
     for spec in recipe.images:
         source = spec.source or f"stand-in of the lab (lab/standins/{spec.folder.name})"
-        found.append(Component(spec.component, spec.version, spec.provenance, source, spec.stands_for))
+        found.append(BundleComponent(spec.component, spec.version, spec.provenance, source, spec.stands_for))
     for name, step in recipe.layers.items():
         if detail := _layer_content(paths[step]):
-            found.append(Component(f"layer-{name}", "lab1", REAL, detail))
-    components: dict[str, Component] = {}
+            found.append(BundleComponent(f"layer-{name}", "lab1", REAL, detail))
+    components: dict[str, BundleComponent] = {}
     for component in found:
         components.setdefault(component.name, _for_profile(component, versions.asked_for))
     return components
 
 
-def _for_profile(component: Component, asked_for: Mapping[str, str]) -> Component:
+def _for_profile(component: BundleComponent, asked_for: Mapping[str, str]) -> BundleComponent:
     """What the component stands for, where the profile asks for another version."""
     wanted = asked_for.get(component.name, "")
     if not wanted or wanted.removeprefix("v") == component.version.removeprefix("v"):

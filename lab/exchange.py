@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.artifacts.bundle import REAL, Bundle, BundleFile, BundleImage, Component
+from harness.artifacts.bundle import REAL, Bundle, BundleComponent, BundleFile, BundleImage
 from harness.artifacts.storage import ImageRef, Storage, sha256_file
 from harness.profile import load_profile
 from lab.assemble import check_place
@@ -219,18 +219,18 @@ def _whole(bundle: Bundle, exchanges: Sequence[Exchange]) -> set[str]:
     return {name for name, own in parts.items() if own <= real}
 
 
-def _components(bundle: Bundle, exchanges: Sequence[Exchange]) -> dict[str, Component]:
+def _components(bundle: Bundle, exchanges: Sequence[Exchange]) -> dict[str, BundleComponent]:
     asked_for = load_profile(bundle.profile).requested
     owners = {entry.path: entry.component for entry in bundle.files}
     owners |= {entry.ref: entry.component for entry in bundle.images}
     whole = _whole(bundle, exchanges)
-    found: dict[str, Component] = dict(bundle.components)
+    found: dict[str, BundleComponent] = dict(bundle.components)
     for one in exchanges:
         name = owners[one.part] if owners[one.part] in whole else owners[one.part] + EXCHANGED
         wanted = asked_for.get(owners[one.part], "")
         same = not wanted or wanted.removeprefix("v") == one.version.removeprefix("v")
         source = f"exchanged from outside: {one.source.name}"
-        found[name] = Component(name, one.version, REAL, source, "" if same else wanted)
+        found[name] = BundleComponent(name, one.version, REAL, source, "" if same else wanted)
     return found
 
 

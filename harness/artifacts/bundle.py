@@ -54,7 +54,7 @@ class BundleError(EnvironmentProblem):
 
 
 @dataclass(frozen=True)
-class Component:
+class BundleComponent:
     """A part of the stack: its version as it will be found running, and whether it is the real program."""
 
     name: str
@@ -100,7 +100,7 @@ class Bundle:
     profile: str
     architecture: str
     created: datetime
-    components: Mapping[str, Component] = field(default_factory=dict)
+    components: Mapping[str, BundleComponent] = field(default_factory=dict)
     files: tuple[BundleFile, ...] = ()
     images: tuple[BundleImage, ...] = ()
 
@@ -221,7 +221,7 @@ _FILE_PATH = re.compile(r"files(/[A-Za-z0-9][\w.+@-]{0,200}){1,8}", re.ASCII)
 _REFERENCE = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,400}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-Row = TypeVar("Row", Component, BundleFile, BundleImage)
+Row = TypeVar("Row", BundleComponent, BundleFile, BundleImage)
 
 
 class _Reader:
@@ -238,7 +238,7 @@ class _Reader:
         for name, kind in (("profile", str), ("architecture", str), ("created", datetime)):
             if not isinstance(document.get(name), kind):
                 raise self._error(f"field {name!r} is missing or not a {kind.__name__}")
-        components = self._rows(document, "component", Component)
+        components = self._rows(document, "component", BundleComponent)
         for component in components:
             if component.provenance not in (REAL, STAND_IN):
                 raise self._error(

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from harness.artifacts import MANIFESTS
-from harness.artifacts.bundle import REAL, Bundle, BundleFile, BundleImage, Component
+from harness.artifacts.bundle import REAL, Bundle, BundleComponent, BundleFile, BundleImage
 from harness.artifacts.download import architecture
 from harness.artifacts.storage import ImageRef, Storage, sha256_file
 from harness.artifacts.upstream import UpstreamArtifacts, checksum_of
@@ -219,9 +219,9 @@ def _pull_all(
     return found
 
 
-def _components(source: UpstreamArtifacts, pulled: Iterable[BundleImage]) -> Mapping[str, Component]:
+def _components(source: UpstreamArtifacts, pulled: Iterable[BundleImage]) -> Mapping[str, BundleComponent]:
     versions = {**source.profile.requested, "registry": REGISTRY_VERSION}
     versions["docker-engine"] = prepulled.engine_image(source.profile).rpartition(":")[2]
     for image in pulled:
         versions.setdefault(image.component, image.ref.rpartition(":")[2])
-    return {name: Component(name, version, REAL, source.source) for name, version in versions.items()}
+    return {name: BundleComponent(name, version, REAL, source.source) for name, version in versions.items()}

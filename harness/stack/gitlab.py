@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import EnvironmentProblem, UsageError
-from harness.gitlab.client import GitLabTarget, check
+from harness.gitlab.client import GitLabTarget
 from harness.gitlab.embedded import EmbeddedGitLab
+from harness.gitlab.target import check
 from harness.inputs import gitlab_url, token_in
 from harness.journal import GITLAB_PLACE
 from harness.options import ProvisionOptions

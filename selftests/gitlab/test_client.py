@@ -17,7 +17,8 @@ import uvicorn
 import harness.gitlab.patient
 from harness.errors import EnvironmentProblem, LeftoversError, UsageError
 from harness.gitlab.certificates import issue
-from harness.gitlab.client import GitLabSession, GitLabTarget, Made, check
+from harness.gitlab.client import GitLabSession, GitLabTarget, Made
+from harness.gitlab.target import check
 from harness.redact import register
 from selftests.gitlab.conftest import CI_FILE, Server
 from selftests.gitlab.flaky import Fault, flaky_proxy

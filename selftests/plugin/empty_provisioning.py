@@ -34,7 +34,7 @@ import fixtures.second_cluster  # noqa: E402
 import fixtures.stack  # noqa: E402
 import harness.gitlab.patient  # noqa: E402
 from fixtures.plugin.conformance import RECORD  # noqa: E402
-from fixtures.plugin.outcomes import Record  # noqa: E402
+from fixtures.plugin.outcomes import OutcomeRecord  # noqa: E402
 from fixtures.steps import second_cluster as second  # noqa: E402
 from fixtures.steps.runner_setups import MadeRunner, jobs_on, runner_setups  # noqa: E402
 from harness.graph import Step  # noqa: E402
@@ -193,7 +193,7 @@ def pytest_conformance_evidence(item: Any, section: str, directory: Any) -> tupl
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     for item in items:  # each for itself: being blocked would prove nothing
         record = item.stash[RECORD]
-        item.stash[RECORD] = Record(replace(record.spec, needs=()))
+        item.stash[RECORD] = OutcomeRecord(replace(record.spec, needs=()))
 
 
 os.environ["NO_PROXY"] = "*"

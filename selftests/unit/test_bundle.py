@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.bundle import Bundle, BundleError, BundleFile, BundleImage, Component
+from harness.artifacts.bundle import Bundle, BundleComponent, BundleError, BundleFile, BundleImage
 from harness.artifacts.storage import (
     OCI_CONFIG,
     OCI_LAYER,
@@ -44,8 +44,8 @@ def bundle(tmp_path: Path) -> Bundle:
         "amd64",
         datetime(2024, 1, 20, tzinfo=UTC),
         {
-            "k3s": Component("k3s", "v1.28.15+lab1", "stand-in", 'the "lab"', "v1.28.5+k3s1"),
-            "thing": Component("thing", "v1", "real", "somewhere"),
+            "k3s": BundleComponent("k3s", "v1.28.15+lab1", "stand-in", 'the "lab"', "v1.28.5+k3s1"),
+            "thing": BundleComponent("thing", "v1", "real", "somewhere"),
         },
         (BundleFile("files/k3s", "k3s", sha256_file(place / "files/k3s")),),
         (BundleImage(REF, "thing", digest),),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.bundle import REAL, Bundle, BundleError, BundleFile, BundleImage, Component
+from harness.artifacts.bundle import REAL, Bundle, BundleComponent, BundleError, BundleFile, BundleImage
 from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, ImageRef, Storage, sha256_file
 from harness.errors import HarnessError
 from harness.profile import PROFILES_DIR, load_profile
@@ -54,7 +54,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             BundleImage(ref, "k3s", storage.put_manifest(parsed.repository, manifest.encode(), parsed.tag))
         )
     files = tuple(BundleFile(name, "k3s", sha256_file(path / name)) for name in FILES)
-    part = Component("k3s", "v1", REAL, "a test")
+    part = BundleComponent("k3s", "v1", REAL, "a test")
     Bundle(path, "seed", "amd64", datetime.now(UTC), {"k3s": part}, files, tuple(images)).write()
     Bundle.open(path, full=True, machine="x86_64")
     return path

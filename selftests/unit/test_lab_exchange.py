@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.bundle import Bundle, BundleFile, BundleImage, Component
+from harness.artifacts.bundle import Bundle, BundleComponent, BundleFile, BundleImage
 from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, ImageRef, Storage, image_manifest
 from lab.__main__ import main
 from lab.images import LABEL
@@ -65,7 +65,7 @@ def bundle(tmp_path: Path) -> Path:
         files.append(BundleFile(f"files/{name}", name.removesuffix(".yaml"), sha256))
     (place / "files/k3s").chmod(0o755)
     names = {"k3s": "v1.28.15+lab1", "olm": "v0.26.0", "runner": "19.4.0", "operator": "1.53.0"}
-    components = {name: Component(name, version, "stand-in", "lab") for name, version in names.items()}
+    components = {name: BundleComponent(name, version, "stand-in", "lab") for name, version in names.items()}
     owners = {OLM: "olm", RUNNER: "runner", OPERATOR: "operator"}
     images = tuple(BundleImage(ref, owners[ref], digest) for ref, digest in digests.items())
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
