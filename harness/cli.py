@@ -45,7 +45,6 @@ _CLICK_USAGE = 2
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DEFAULT_NAME = "default"
-DEFAULT_LAYERS = ("images", "cert-manager", "olm", "operator", "registry", "gitlab", "runner")
 
 Name = Annotated[str, typer.Argument(help="Name of the stack, as given to `up --name`.")]
 
@@ -114,7 +113,7 @@ def _up(options: ProvisionOptions, only: list[str] | None) -> None:
     from harness.provision import Provisioner
     from harness.stack.catalogue import LAYERS
 
-    layers = tuple(only) if only else tuple(name for name in DEFAULT_LAYERS if name in LAYERS)
+    layers = tuple(only or LAYERS)
     unknown = [name for name in layers if name not in LAYERS]
     if unknown:
         raise UsageError(f"no layer is called {unknown[0]!r}", f"there are {', '.join(LAYERS)}")

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from harness.errors import EnvironmentProblem, UsageError
 from harness.files import clipped, parse_json, read_text, write_whole
-from harness.options import ProvisionOptions
+from harness.options import OPTIONS, ProvisionOptions
 from harness.ownership import is_run_id, is_stack_name, stack_dir, state_home
 
 FORMAT = 2
@@ -85,10 +85,10 @@ class StackState:
 
 
 def _options(data: Mapping[str, Any]) -> ProvisionOptions:
-    paths = ("kubeconfig", "gitlab_token_file", "gitlab_ca_file", "registry_auth")
     values = dict(data)
-    for name in paths:
-        values[name] = Path(values[name]) if values.get(name) else None
+    for option in OPTIONS:
+        if option.type == "path" and values.get(option.name):
+            values[option.name] = Path(values[option.name])
     values["unreachable_registries"] = tuple(values["unreachable_registries"])
     return ProvisionOptions(**values)
 
