@@ -85,7 +85,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     """A row of the options as typer reads it."""
     default: Any = DEFAULT_NAME if option.name == "name" else option.default or None
     default = False if option.type == "flag" else default
-    about = typer.Option(option.flag, help=option.help[0].upper() + option.help[1:] + ".")
+    about = typer.Option(option.flag, help=option.help, metavar=option.metavar or None)
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
