@@ -21,6 +21,7 @@ _POLL_S = 0.05
 """A file's state is looked at this often; a look is one stat."""
 
 _OWNER_ALIVE_EVERY_S = 2.0
+_ENDED = "ended"
 
 
 class StepKey(Generic[T]):
@@ -50,7 +51,12 @@ class StepFiles:
     def own(self) -> None:
         """Say that this process runs the steps."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.directory / _ENDED).unlink(missing_ok=True)
         (self.directory / "owner").write_text(str(os.getpid()))
+
+    def conclude(self) -> None:
+        """Say that all steps of the run have ended: what has not begun by now never will."""
+        (self.directory / _ENDED).touch()
 
     def write(self, state: StepState) -> None:
         """Publish a state, in one step and without secrets."""
@@ -90,10 +96,13 @@ class StepFiles:
     def wait(self, name: str) -> StepState:
         """The step's end; it comes, because every step's own waits are bounded.
 
-        Raises SuiteDefect when the process that runs the steps is gone before that.
+        Raises SuiteDefect when the process that runs the steps is gone before that, or has ended all steps
+        without this one.
         """
         looked = time.monotonic()
         while not (state := self.state(name)).status.ended:
+            if (self.directory / _ENDED).exists() and not self.state(name).status.ended:
+                raise SuiteDefect(f"step {name} was not among the steps of this run, which have all ended")
             if time.monotonic() - looked > _OWNER_ALIVE_EVERY_S:
                 looked = time.monotonic()
                 if not self._owner_alive():

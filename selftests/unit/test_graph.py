@@ -263,6 +263,14 @@ class TestFiles:
         with pytest.raises(SuiteDefect, match="is gone"):
             files.wait("a")
 
+    def test_a_wait_for_what_is_no_step_of_the_run_ends_with_the_run(self, files: StepFiles) -> None:
+        files.conclude()
+        with pytest.raises(SuiteDefect, match="step nobody was not among the steps"):
+            files.wait("nobody")
+        files.own()
+        files.write(StepState("late", StepStatus.DONE))
+        assert files.wait("late").ok
+
     def test_no_secret_is_written(self, files: StepFiles) -> None:
         token = Secret("tell-nobody-this-word")
         problem = EnvironmentProblem(f"refused {token.reveal()}", evidence=token.reveal())
