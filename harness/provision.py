@@ -29,7 +29,17 @@ from harness.errors import Cancelled, EnvironmentProblem, HarnessError, UsageErr
 from harness.gitlab.target import check as check_gitlab
 from harness.graph import Graph, OnFailure, Step, StepState, StepStatus, closure
 from harness.inputs import check_inputs, check_state_home, gitlab_url
-from harness.journal import CGROUP, CLUSTER_PLACE, DIRECTORY, GITLAB_PLACE, KIND_CLUSTER, PROCESS, Journal
+from harness.journal import (
+    CGROUP,
+    CLUSTER_PLACE,
+    DIRECTORY,
+    GITLAB_PLACE,
+    KIND_CLUSTER,
+    PROCESS,
+    Journal,
+    Life,
+    accounts,
+)
 from harness.kube import Kube
 from harness.options import ProvisionOptions, check_options
 from harness.ownership import new_run_id, stack_dir, state_home
@@ -158,6 +168,7 @@ class Provisioner:
 
     def _take_name(self) -> None:
         """Begin the journal and take the name; nothing is made before that."""
+        self._refuse_shared_project()
         self._journal = Journal.begin(self.run_id, self.name, self.state_dir, beside=self.options.beside)
         try:
             self._lock.acquire()
@@ -179,6 +190,32 @@ class Provisioner:
             self._journal.will_make(KIND_CLUSTER, self.name)
         if self.options.gitlab_url is None:
             self._journal.will_make(PROCESS, f"the embedded GitLab of {self.state_dir}")
+        else:
+            self._journal.place(GITLAB_PLACE, **self._gitlab_place())
+
+    def _gitlab_place(self) -> dict[str, str]:
+        """How to reach the user's GitLab."""
+        options = self.options
+        return {
+            "url": gitlab_url(options.gitlab_url or ""),
+            "token_file": str(options.gitlab_token_file.absolute()) if options.gitlab_token_file else "",
+            "ca_file": str(options.gitlab_ca_file.absolute()) if options.gitlab_ca_file else "",
+            "project": options.gitlab_project or "",
+        }
+
+    def _refuse_shared_project(self) -> None:
+        """In a project of the user's two runs would push the same tags. Raises UsageError."""
+        if self.options.gitlab_project is None:
+            return
+        mine = self._gitlab_place()
+        for account in accounts()[0]:
+            theirs = account.places.get(GITLAB_PLACE, {})
+            same = (theirs.get("url"), theirs.get("project")) == (mine["url"], mine["project"])
+            if same and account.life is Life.LIVING:
+                raise UsageError(
+                    f"{account} uses project {mine['project']} of {mine['url']} at this moment",
+                    f"wait for it, name another --gitlab-project, or end it: kill {account.pid}",
+                )
 
     def _write_down_places(self, kube: Kube) -> None:
         """How to reach what outlives this host's part of the run: paths and addresses, no secret."""
@@ -192,14 +229,6 @@ class Provisioner:
                 uid=cluster_id(kube),
             )
             kube.will_make = lambda kind, name: self._will_make(kind, name, CLUSTER_PLACE)
-        if options.gitlab_url is not None:
-            self._journal.place(
-                GITLAB_PLACE,
-                url=gitlab_url(options.gitlab_url),
-                token_file=str(options.gitlab_token_file.absolute()) if options.gitlab_token_file else "",
-                ca_file=str(options.gitlab_ca_file.absolute()) if options.gitlab_ca_file else "",
-                project=options.gitlab_project or "",
-            )
 
     def _will_make(self, kind: str, name: str, where: str) -> None:
         if self._journal is not None:

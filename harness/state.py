@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -139,12 +140,16 @@ class StackLock:
             self._file.close()
             self._file = None
             raise UsageError(
-                f"stack {self._path.parent.name!r} is in use by process {holder}",
-                "wait for it, choose another --name, or end that process",
+                f"stack {self._path.parent.name!r} is in use by process {holder} since {self._since()}",
+                f"wait for it, choose another --name, or end it: kill {holder}",
             ) from None
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()
+
+    def _since(self) -> str:
+        moment = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
+        return moment.isoformat(timespec="seconds")
 
     def release(self) -> None:
         """Let go; may be called more than once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,28 @@ def test_a_name_in_use_is_refused_and_left_alone(home: Path, cluster: FakeCluste
     assert (home / "stacks" / "t" / "stack.json").exists()
     assert cluster.stops == 0
     first.down()
+
+
+def test_two_runs_in_one_project_of_a_user_are_not_begun(
+    home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(provision, "check_inputs", lambda options: None)
+    monkeypatch.setattr(provision, "check_gitlab", lambda target: None)
+    monkeypatch.setattr(provision, "remove_from_gitlab", lambda target, run_id: [])
+    token = tmp_path / "token"
+    token.write_text("glpat-0123456789")
+    theirs = ProvisionOptions(
+        gitlab_url="https://gitlab.example", gitlab_token_file=token, gitlab_project="group/one"
+    )
+    first = Provisioner(theirs)
+    first.start()
+    with pytest.raises(UsageError, match=r"uses project group/one of https://gitlab\.example at this moment"):
+        Provisioner(theirs).start()
+    other = Provisioner(replace(theirs, gitlab_project="group/two"))
+    other.start()
+    assert first.down() == []
+    assert other.down() == []
+    Provisioner(theirs)._refuse_shared_project()
 
 
 def test_a_kept_stack_is_not_overwritten(home: Path, cluster: FakeCluster) -> None:
