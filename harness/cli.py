@@ -289,6 +289,8 @@ def reap(
     if found.unknown and not unknown:
         console.print("Unknown things stay: they may be another state home's. --unknown removes them.")
     if dry_run:
+        if not found.lines():
+            console.print("Nothing is left behind.")
         return
     with _ignoring_interrupts():
         resisted = reap_all(access)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ def survey(access: Access = AS_THE_RUN) -> Survey:
             found.notes.append(
                 f"the kept stack {account.name} no longer runs: runner-conformance down {account.name}"
             )
-    found.unknown = [*unreadable, *(str(it) for it in _unknown_things(known)), *_unknown_states(known)]
+    found.unknown = [*unreadable, *_by_run(_unknown_things(known)), *_unknown_states(known)]
     return found
 
 
@@ -207,6 +208,17 @@ def _unknown_things(known: list[Account]) -> list[Leftover]:
 
     ids = {it.run_id for it in known if it.this_boot}
     return [it for it in find_leftovers(running=True) if it.run_id not in ids and it.kind != "directory"]
+
+
+def _by_run(things: list[Leftover]) -> list[str]:
+    """One line a run: a node has dozens of processes, and ten cgroups on v1."""
+    runs: dict[str, Counter[str]] = {}
+    for it in things:
+        runs.setdefault(it.run_id, Counter())[it.kind] += 1
+    return [
+        f"{', '.join(f'{number} {kind}' for kind, number in kinds.items())} of {run_id or 'an unknown run'}"
+        for run_id, kinds in runs.items()
+    ]
 
 
 def _unknown_states(known: list[Account]) -> list[str]:

@@ -175,7 +175,11 @@ def test_look_alikes_survive_and_are_listed(home: Path, on_host: list[Leftover])
     on_host += [*decoys, Leftover("cgroup", "/sys/fs/cgroup/rc-00000001-a", "rc-00000001")]
     assert reap.reap_all() == []
     assert on_host == decoys
-    assert reap.survey().unknown == [str(it) for it in decoys]
+    assert reap.survey().unknown == [
+        "1 cgroup of rc-00000001",
+        "1 cgroup of rc-0000000f",
+        "1 process of an unknown run",
+    ]
     assert reap.remove_unknown() == []
     assert on_host == []
 
