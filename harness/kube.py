@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import tenacity
 import urllib3
 from kubernetes import client
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.stream import stream
 
+from harness import kube_retry, proxy
 from harness import kubeconfig as kubeconfigs
-from harness import proxy
 from harness.errors import EnvironmentProblem, UsageError
 from harness.kube_errors import ApiError, ApiUnreachable, KindUnknown, WatchExpired, api_errors
 from harness.kube_types import ExecResult, Kind, parse, selectors, text
@@ -120,8 +119,8 @@ class Kube:
         Reads and server-side apply are repeated while the server is overloaded or restarting; what could
         act twice (POST, DELETE) is sent once. Raises ApiError, ApiUnreachable.
         """
-        once = method in ("POST", "DELETE") or timeout_s < _RETRY_FOR_S
-        send = _once if once else _again
+        once = method in ("POST", "DELETE") or timeout_s < kube_retry.RETRY_FOR_S
+        send = kube_retry.once if once else kube_retry.again
         doing = f"{method} {path}"
 
         def attempt() -> Any:
@@ -404,26 +403,3 @@ class Kube:
             finally:
                 session.close()
         return ExecResult(out, err, code)
-
-
-# -- helpers --------------------------------------------------------------------------------------
-
-
-_RETRY_FOR_S = 15.0
-"""How long a read or an apply is repeated while the API server restarts; waits have their own patience."""
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, ApiError) and error.transient
-
-
-_again = tenacity.Retrying(
-    retry=tenacity.retry_if_exception(_is_transient),
-    stop=tenacity.stop_after_delay(_RETRY_FOR_S),
-    wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2),
-    reraise=True,
-)
-
-
-def _once(attempt: Callable[[], Any]) -> Any:
-    return attempt()

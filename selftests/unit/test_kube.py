@@ -170,7 +170,7 @@ def test_refusals_carry_the_servers_words_and_blame(api: Api, kube: Kube) -> Non
 
 
 def test_nobody_there_is_the_environments_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.kube._again", lambda attempt: attempt())
+    monkeypatch.setattr("harness.kube_retry.again", lambda attempt: attempt())
     with pytest.raises(ApiUnreachable, match="refused") as caught:
         kube_at(1, tmp_path).list("v1/Pod")
     assert caught.value.exit_code == 10
