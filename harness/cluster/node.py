@@ -324,10 +324,13 @@ def with_restricted_oom_score(config: str) -> str:
     """containerd's configuration with ``restrict_oom_score_adj = true`` in its CRI section, as a Go template.
 
     The section is ``cri`` in version 1 (which has no line that says so), ``io.containerd.grpc.v1.cri`` in
-    version 2, ``io.containerd.cri.v1.runtime`` in version 3.
+    version 2, ``io.containerd.cri.v1.runtime`` in version 3; there, k3s has a section of version 2's name as
+    well, for the stream server alone.
     """
-    names = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "cri")
-    sections = [f"[plugins.{quote}{name}{quote}]" for name in names for quote in ('"', "'", "")]
+    version = re.search(r"^version = (\d)", config, re.MULTILINE)
+    newer = {"2": "io.containerd.grpc.v1.cri", "3": "io.containerd.cri.v1.runtime"}
+    name = newer.get(version[1] if version else "", "cri")
+    sections = [f"[plugins.{quote}{name}{quote}]" for quote in ('"', "'", "")]
     lines, done = [], False
     for line in config.replace("{{", '{{"{{"}}').splitlines():
         if line.strip().startswith("restrict_oom_score_adj"):
@@ -337,8 +340,6 @@ def with_restricted_oom_score(config: str) -> str:
             lines.append("  restrict_oom_score_adj = true")
             done = True
     if not done:
-        version = re.search(r"^version = (\d)", config, re.MULTILINE)
-        name = {"2": names[0], "3": names[1]}.get(version[1] if version else "", names[2])
         lines += ["", f'[plugins."{name}"]', "  restrict_oom_score_adj = true"]
     return "\n".join(lines) + "\n"
 

@@ -177,8 +177,11 @@ class TestContainerdTemplate:
              '[plugins."io.containerd.grpc.v1.cri"]'),
             ("version = 3\n[plugins.'io.containerd.cri.v1.runtime']\n  x = 1\n",
              "[plugins.'io.containerd.cri.v1.runtime']"),
+            ("version = 3\n[plugins.'io.containerd.grpc.v1.cri']\n  stream_server_port = \"10010\"\n"
+             "[plugins.'io.containerd.cri.v1.runtime']\n  x = 1\n",
+             "[plugins.'io.containerd.cri.v1.runtime']"),
         ],
-        ids=["containerd 1", "containerd 2"],
+        ids=["containerd 1", "containerd 2", "as k3s 1.32 and newer write it"],
     )  # fmt: skip
     def test_the_setting_goes_into_the_section_that_is_there(self, config: str, section: str) -> None:
         lines = node.with_restricted_oom_score(config).splitlines()
@@ -197,7 +200,7 @@ class TestContainerdTemplate:
         assert node.with_restricted_oom_score("[plugins.opt]\n").splitlines()[-2] == '[plugins."cri"]'
 
     def test_an_earlier_value_is_replaced_and_template_braces_are_kept(self) -> None:
-        config = '[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = false\n  y = "{{"\n'
+        config = 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = false\n  y = "{{"\n'
         text = node.with_restricted_oom_score(config)
         assert "false" not in text
         assert '{{"{{"}}' in text
