@@ -200,7 +200,8 @@ class TestContainerdTemplate:
         assert node.with_restricted_oom_score("[plugins.opt]\n").splitlines()[-2] == '[plugins."cri"]'
 
     def test_an_earlier_value_is_replaced_and_template_braces_are_kept(self) -> None:
-        config = 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = false\n  y = "{{"\n'
+        section = 'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n'
+        config = section + '  restrict_oom_score_adj = false\n  y = "{{"\n'
         text = node.with_restricted_oom_score(config)
         assert "false" not in text
         assert '{{"{{"}}' in text
