@@ -9,6 +9,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.bundle is None:
         parser.error("name a bundle: --bundle, or RUNNER_CONFORMANCE_BUNDLE")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without cleaning up
     seed = random.SystemRandom().randrange(100_000) if chosen.seed is None else chosen.seed
     subjects = chosen.subjects or (UP, PYTEST, WORKERS, EXISTING)
     print(f"seed {seed}: {chosen.count} cases of {', '.join(subjects)}", flush=True)

@@ -61,6 +61,12 @@ class Result:
     reached: bool = True
 
 
+def _heed_signals() -> None:
+    """In the child: a shell starts its jobs in the background with SIGINT ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Running:
     """The run of a case, its output as it comes, and its processes."""
 
@@ -76,6 +82,7 @@ class Running:
             text=True,
             bufsize=1,
             start_new_session=True,
+            preexec_fn=_heed_signals,
         )
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
