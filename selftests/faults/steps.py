@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from harness.artifacts.storage import ImageRef, Storage, sha256_file
 from harness.cluster import K3sCluster
 from harness.kube import Kube
 from harness.wait import wait_for
+
+_END_S = 10.0
+"""A killed process is gone in milliseconds; on a busy host in seconds."""
 
 Object = dict[str, Any]
 
@@ -276,6 +280,18 @@ class StopRegistry:
         stop_registry(stack.cluster)
 
 
+def _end(pid: int) -> None:
+    """Kill a process, and return when its sockets are closed, so that another may take its port."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        ended, _, _ = select.select([descriptor], [], [], _END_S)
+    finally:
+        os.close(descriptor)
+    if not ended:
+        raise FaultError(f"process {pid} was killed and is still there after {_END_S:.0f} s")
+
+
 def stop_registry(cluster: K3sCluster) -> Path:
     """End the registry that the cluster's node pulls from; its configuration file."""
     config = cluster.state_dir / "registry" / "registry.yaml"
@@ -285,6 +301,6 @@ def stop_registry(cluster: K3sCluster) -> Path:
         except OSError:  # it has ended meanwhile
             continue
         if os.fsencode(config) in arguments:
-            os.kill(int(process.name), signal.SIGKILL)
+            _end(int(process.name))
             return config
     raise FaultError(f"no process serves {config}")

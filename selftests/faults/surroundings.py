@@ -161,14 +161,15 @@ def registry_answers(status: int, text: str, headers: dict[str, str] | None = No
         assert isinstance(cluster, K3sCluster)
         config = stop_registry(cluster)
         address, port = _listens_on(config)
-        server = ThreadingHTTPServer((address, port), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            with _another_image(stacks):
-                yield
+            with ThreadingHTTPServer((address, port), Handler) as server:
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+                try:
+                    with _another_image(stacks):
+                        yield
+                finally:
+                    server.shutdown()
         finally:
-            server.shutdown()
-            server.server_close()
             _restart(stacks, config, address, port)
 
     return broken
