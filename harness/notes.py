@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -13,12 +14,15 @@ from harness.errors import HarnessError
 from harness.gitlab.client import connect
 from harness.gitlab.errors import gitlab_errors
 from harness.kube import Kube
+from harness.kube_errors import ApiUnreachable
 from harness.redact import redact
 from harness.stack import StackContext, gitlab
 from harness.stack.operator import SUBSCRIPTION
 
 SKEW_S = 30.0
 """Tokens and certificates begin a few seconds before they are made, so that less than this harms nobody."""
+_LEFT_OUT = (HarnessError, KeyError, TypeError, ValueError)
+"""The API or GitLab can't be asked, and what failed by that says so itself; or objects have another shape."""
 _LEASE_EVERY_S = 10.0
 """A kubelet renews its lease this often: so old may the newest be on a node whose clock is right."""
 
@@ -26,16 +30,16 @@ _LEASE_EVERY_S = 10.0
 def notes(ctx: StackContext) -> list[str]:
     """One look at a stack's surroundings. Never raises: what can't be looked at is left out."""
     found: list[str] = []
-    for look in (_apis, _nodes, _subscriptions, _accounts, _node_clock, _gitlab_clock):
-        found += _quietly(look, ctx)
+    for look in (_apis, _nodes, _subscriptions, _accounts, _node_clock):
+        try:
+            found += look(ctx)
+        except ApiUnreachable:
+            break  # the next look would only wait as long again
+        except _LEFT_OUT:
+            continue
+    with contextlib.suppress(_LEFT_OUT):
+        found += _gitlab_clock(ctx)
     return [redact(note) for note in found]
-
-
-def _quietly(look: Callable[[StackContext], Iterator[str]], ctx: StackContext) -> list[str]:
-    try:
-        return list(look(ctx))
-    except HarnessError:
-        return []  # the cluster, or GitLab, can't be asked: what failed by that says so itself
 
 
 def _apis(ctx: StackContext) -> Iterator[str]:
