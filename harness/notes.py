@@ -21,7 +21,7 @@ from harness.stack.operator import SUBSCRIPTION
 
 SKEW_S = 30.0
 """Tokens and certificates begin a few seconds before they are made, so that less than this harms nobody."""
-_LEFT_OUT = (HarnessError, KeyError, TypeError, ValueError)
+_LEFT_OUT: tuple[type[Exception], ...] = (HarnessError, KeyError, TypeError, ValueError)
 """The API or GitLab can't be asked, and what failed by that says so itself; or objects have another shape."""
 _LEASE_EVERY_S = 10.0
 """A kubelet renews its lease this often: so old may the newest be on a node whose clock is right."""
@@ -37,7 +37,7 @@ def notes(ctx: StackContext) -> list[str]:
             break  # the next look would only wait as long again
         except _LEFT_OUT:
             continue
-    with contextlib.suppress(_LEFT_OUT):
+    with contextlib.suppress(*_LEFT_OUT):
         found += _gitlab_clock(ctx)
     return [redact(note) for note in found]
 

@@ -7,13 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 
+_DEFAULTS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGQUIT: signal.SIG_DFL,
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> Iterator[None]:
-    """Tests interrupt themselves, also where SIGINT was inherited as ignored, as from a shell's `&`."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Tests send signals, also where they were inherited as ignored: from nohup, from a shell's `&`."""
+    before = {number: signal.getsignal(number) for number in _DEFAULTS}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, _DEFAULTS[number])
     yield
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

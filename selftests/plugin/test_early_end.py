@@ -21,7 +21,7 @@ WAITS = '''
     def test_node(cluster):
         """One node.
 
-        Seed, "k3s": one node Ready.
+        How-to, "k3s": one node Ready.
         """
         pathlib.Path("begun.txt").write_text("yes")
         time.sleep(60)
