@@ -259,6 +259,9 @@ def _judge(
 
 def _judge_reports(case: Case, result: Result, running: Running, directory: Path) -> None:
     """After a signal there is a verdict, and no false one."""
+    complete = "CONFORMS (rehearsal): " in running.output and "not run" not in running.output
+    if case.phase == "outcome" and complete and result.exit_code == 0:
+        return  # the signal came when the last test had ended
     if case.phase != "begin" and result.exit_code != 130:
         result.wrong.append(f"exit code {result.exit_code}")
     if case.subject == UP or case.phase in ("begin", "creates"):

@@ -147,3 +147,23 @@ def test_an_error_within_pytest_takes_down_and_reports(project):
     assert result.ret == 12
     assert (project.pytester.path / "closed.txt").read_text() == "True"
     assert project.document()["verdict"]["word"] == "INCONCLUSIVE"
+
+
+def test_a_signal_after_the_last_test_changes_nothing(project):
+    """pytest itself is between its loop and its end then, where it takes no KeyboardInterrupt."""
+    project.test(GOOD)
+    (project.pytester.path / "late.py").write_text(
+        "import os, pytest, signal\n"
+        "class Late:\n"
+        "    @pytest.hookimpl(tryfirst=True)\n"
+        "    def pytest_sessionfinish(self, session):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def pytest_sessionstart(session):\n"
+        "    session.config.pluginmanager.register(Late())\n"
+    )
+    result = project.run("-p", "late")
+    text = result.stdout.str() + result.stderr.str()
+    assert "Traceback" not in text
+    assert result.ret == 0, text
+    assert "SIGTERM: removing what the run made" in text
+    assert (project.pytester.path / "closed.txt").exists()
