@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,10 @@ BUNDLE_IMAGE = "quay.io/operatorhubio/gitlab-runner-operator"
 API = "operators.coreos.com/v1alpha1"
 MERGE = "application/merge-patch+json"
 JSON = "application/json-patch+json"
+
+
+CATALOG = {"operators": "1.15.0 1.15.1 1.20.0", "runner": "16.0.1"}
+"""What the recordings' catalog offers; its head last."""
 
 
 class Person:
@@ -148,8 +153,10 @@ def serve_catalog(host: str, port: int, change: Callable[[list[Obj]], list[Obj]]
     """The lab's catalog on the host, its documents changed, served by the stand-in's opm; its address."""
     lab = Path("lab/standins").resolve()
     with tempfile.TemporaryDirectory() as tmp:
-        render = [sys.executable, str(lab / "gitlab_runner_operator/generate.py"), tmp]
-        subprocess.run(render, check=True, capture_output=True)
+        values = Path(tmp, "values.json")
+        values.write_text(json.dumps({"variables": CATALOG, "digests": {}}))
+        script = lab / "gitlab_runner_operator/generate.py"
+        subprocess.run([sys.executable, script, tmp, values], check=True, capture_output=True)
         path = Path(tmp, "catalog", OPERATOR, "catalog.yaml")
         path.write_text(yaml.safe_dump_all(change(list(yaml.safe_load_all(path.read_text())))))
         command = [sys.executable, str(lab / "olm/bin/opm"), "serve", str(path.parent), "--port", str(port)]
