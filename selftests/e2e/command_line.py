@@ -42,11 +42,16 @@ class Host:
         assert done.returncode == 0, done.stderr
 
     def kubectl(self, name: str, bundle: Path, *words: str) -> str:
-        """The bundle's own kubectl with the kubeconfig that the command line prints."""
+        """The bundle's own kubectl with the kubeconfig that the command line prints.
+
+        A k3s unpacks itself before it runs anything, by default below /var/lib/rancher.
+        """
         kubeconfig = self.run("kubeconfig", name).stdout.strip()
         k3s = str(Bundle.read(bundle).file("k3s"))
         argv = [k3s, "kubectl", "--kubeconfig", kubeconfig, *words]
-        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        environment = {**os.environ, "K3S_DATA_DIR": str(self.home.with_name("k3s-data"))}
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout
 
     def state_dir(self, name: str) -> Path:
         return self.home / "stacks" / name
