@@ -33,7 +33,8 @@ class Host:
 
     def up(self, name: str, bundle: Path) -> str:
         """Make and keep a stack; what was printed."""
-        done = self.run("up", "--keep", "--name", name, "--artifacts", str(bundle))
+        profile = Bundle.read(bundle).profile
+        done = self.run("up", "--keep", "--name", name, "--profile", profile, "--artifacts", str(bundle))
         assert done.returncode == 0, done.stderr
         return done.stderr
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.bundle import Bundle
 from harness.cluster import find_leftovers
 from harness.cluster.record import Record
 from harness.state import StackState
@@ -61,7 +62,8 @@ def test_two_stacks_of_both_kubernetes_versions_side_by_side(
 def _has_the_how_tos_objects(host: Host, name: str, bundle: Path) -> None:
     """What the article's own looks show when all went well."""
     csv = host.kubectl(name, bundle, "get", "csv", "-n", "operators", "--no-headers")
-    assert csv.split()[0] == "gitlab-runner-operator.v1.15.1"
+    version = Bundle.read(bundle).components["operator"].version
+    assert csv.split()[0] == f"gitlab-runner-operator.v{version}"
     assert csv.split()[-1] == "Succeeded"
     controller = host.kubectl(name, bundle, "get", "pods", "-n", "operators", "--no-headers")
     assert any(
