@@ -6,6 +6,7 @@ end. Each is one sentence here, so that nobody who parses a file has to think of
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -124,6 +125,18 @@ def write_whole(path: Path, text: str, *, mode: int | None = None) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a file; a look with a shared lock, which is let go at once."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def clipped(text: str, limit: int = 400) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import EnvironmentProblem, UsageError
-from harness.files import clipped, read_text
+from harness.files import clipped, is_locked, read_text
 from harness.ownership import is_run_id, state_home
 
 FORMAT = 1
@@ -86,7 +86,7 @@ class Account:
     @property
     def life(self) -> Life:
         """Living, kept or stale, as of now."""
-        if _is_locked(self.path):
+        if is_locked(self.path):
             return Life.LIVING
         if self.kept:
             return Life.KEPT
@@ -326,15 +326,3 @@ def _replayed(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def _opened(path: Path, flags: int) -> IO[bytes]:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
     return os.fdopen(descriptor, "ab", buffering=0)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether somebody holds the journal; a look with a shared lock, which is let go at once."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

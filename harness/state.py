@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.errors import EnvironmentProblem, UsageError
-from harness.files import clipped, parse_json, read_text, write_whole
+from harness.files import clipped, is_locked, parse_json, read_text, write_whole
 from harness.options import OPTIONS, ProvisionOptions
 from harness.ownership import is_run_id, is_stack_name, stack_dir, state_home
 
@@ -111,14 +111,7 @@ def directory_of(name_or_dir: str | Path) -> Path:
 
 def is_held(directory: Path) -> bool:
     """Whether a process holds the lock of a stack's directory."""
-    try:
-        with (directory / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_locked(directory / "lock")
 
 
 class StackLock:

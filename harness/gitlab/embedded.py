@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.linux import start_ticks
 from harness.environment import for_child
 from harness.errors import EnvironmentProblem, SuiteDefect
 from harness.files import write_whole
@@ -211,8 +212,5 @@ class EmbeddedGitLab:
 
 def _start_time(pid: int) -> str | None:
     """The kernel's start time of a process, which tells a reused pid apart; None for a dead one."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
+    ticks = start_ticks(pid)
+    return None if ticks is None else str(ticks)

@@ -23,6 +23,7 @@ from harness.errors import (
     EnvironmentProblem,
     UsageError,
 )
+from harness.files import write_whole
 from harness.history.questions import by_series, expected_s, finished, new_reds, red_since
 from harness.history.store import History, PastRun, read_document
 from harness.matrix.page import render_markdown, render_matrix
@@ -285,10 +286,7 @@ def _existing(history: Path, since: str = "") -> list[PastRun]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise EnvironmentProblem(f"{path} can't be written: {error.strerror}") from None

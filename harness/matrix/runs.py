@@ -6,7 +6,6 @@ and what pytest printed, in ``output.txt``). A round that was interrupted is gon
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -19,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.linux import die_with_parent, start_ticks
 from harness.errors import EnvironmentProblem, UsageError
+from harness.files import write_whole
 from harness.history.store import History, read_document
 from harness.matrix.plan import Cell
 
@@ -32,7 +33,6 @@ _TEARDOWN_S = 240.0
 """An interrupted run removes its clusters and writes its reports within this."""
 _GIB_OF_A_RUN = 5.0
 """Memory that a whole run takes at its peak: two nodes, builds and their caches."""
-_PR_SET_PDEATHSIG = 1
 _STEP_LINE = re.compile(
     r"^\s*(?:\d+\.\d s\s+)?([a-z][a-z0-9-]+): (?:ready|failed|still|installing|running)\b"
 )
@@ -197,10 +197,8 @@ class Round:
             "done": [run.cell.slug for run in self.runs if run.state == DONE],
         }
         path = self.directory / _STATE
-        partial = path.with_suffix(".partial")
         try:
-            partial.write_text(json.dumps(state, indent=1))
-            partial.replace(path)
+            write_whole(path, json.dumps(state, indent=1))
         except OSError as error:
             raise EnvironmentProblem(f"{path} can't be written: {error.strerror}") from None
 
@@ -227,10 +225,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _began(pid: int) -> str:
     """When a process began, in ticks since boot: pids are used again, pairs of both are not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+    ticks = start_ticks(pid)
+    return "" if ticks is None else str(ticks)
 
 
 def _alive(pid: int, began: str) -> bool:
@@ -244,7 +240,7 @@ def _signal(run: CellRun, number: int) -> None:
 
 def _die_with_parent() -> None:
     """Ask for SIGTERM when the matrix is gone, also by kill -9: the run then takes itself down."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
 
 
 def _last_words(path: Path, code: int) -> str:
