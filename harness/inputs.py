@@ -50,7 +50,7 @@ def gitlab_url(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--gitlab-url {clipped(text)!r} is no URL: {error}", hint) from None
+        raise UsageError(f"--gitlab-url {clipped(text)!r} is no URL: {clipped(str(error))}", hint) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise UsageError(f"--gitlab-url {clipped(text)!r} is no URL of a GitLab", hint)
     if port == 0 or not _is_host(parts.hostname):
