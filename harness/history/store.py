@@ -104,22 +104,21 @@ class History:
         self.path = path
         if path.is_dir():
             raise UsageError(f"{path} is a directory", "--history names a file")
-        fresh = not path.exists() or path.stat().st_size == 0
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
             try:
-                self._open(fresh)
+                self._open()
             except BaseException:
                 self._db.close()
                 raise
 
-    def _open(self, fresh: bool) -> None:
+    def _open(self) -> None:
         self._db.execute("PRAGMA foreign_keys = ON")
-        if fresh:
+        if self._empty():
             self._db.execute("PRAGMA journal_mode = WAL")
             with self._writing():
-                if self._pragma("application_id") == 0:
+                if self._empty():  # else another writer, who began at the same moment, made the tables
                     for statement in filter(str.strip, _TABLES.split(";")):
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -195,6 +194,11 @@ class History:
             return [_past_run(row, inputs.get(row[0], {}), outcomes.get(row[0], {})) for row in rows]
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _empty(self) -> bool:
+        """Nothing was ever written; the file itself need not be empty: another writer may have just begun."""
+        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        return not tables and not self._pragma("application_id")
 
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
