@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--cold", action="store_true", help="also from nothing: takes a quarter of an hour on a quiet machine"
     )
     parser.add_argument(
-        "--caches", type=Path, help="a new directory for the caches of --cold, kept afterwards (default: none is)"
+        "--caches",
+        type=Path,
+        help="a new directory for the caches of --cold, kept afterwards (default: none is)",
     )
     options = parser.parse_args(argv)
     print(describe(), flush=True)

@@ -31,7 +31,7 @@ STACK = ("images", "cert-manager", "olm", "operator", "registry", "gitlab", "run
 
 
 @dataclass(frozen=True)
-class Round:
+class SecondNode:
     """One second node beside a first: times in seconds, memory in GiB."""
 
     alone_s: float
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report(rounds, "whole stack" if options.stack else "node")
 
 
-def report(rounds: Sequence[Round], what: str) -> int:
+def report(rounds: Sequence[SecondNode], what: str) -> int:
     """Print medians and extremes against the goals."""
     alone, beside = [it.alone_s for it in rounds], [it.beside_s for it in rounds]
     memory, processes = [it.available_gib for it in rounds], [it.processes_gib for it in rounds]
@@ -85,7 +85,7 @@ def ready_times(artifacts: str, rounds: int) -> list[float]:
     return times
 
 
-def side_by_side(artifacts: str, layers: Sequence[str]) -> Round:
+def side_by_side(artifacts: str, layers: Sequence[str]) -> SecondNode:
     """A first, settled; a second beside it, settled."""
     with running(artifacts, "first", layers) as (_, alone):
         time.sleep(SETTLE_S)
@@ -93,7 +93,7 @@ def side_by_side(artifacts: str, layers: Sequence[str]) -> Round:
         with running(artifacts, "second", layers) as (second, beside):
             time.sleep(SETTLE_S)
             gib = 2**30
-            return Round(alone, beside, (before - available()) / gib, _processes(second) / gib)
+            return SecondNode(alone, beside, (before - available()) / gib, _processes(second) / gib)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from embedded_gitlab import (
 )
 from embedded_gitlab.context import Context
 from embedded_gitlab.git_storage import GitStorage
-from embedded_gitlab.http import ApiError, Bodies, PathSegments
+from embedded_gitlab.http import Bodies, HttpError, PathSegments
 from embedded_gitlab.queue import RunnerQueue
 from embedded_gitlab.registry_keys import RegistryKeys
 from embedded_gitlab.settings import Settings
@@ -88,7 +88,7 @@ def build(context: Context) -> Starlette:
         ],
         middleware=[Middleware(PathSegments)],
         exception_handlers={
-            ApiError: _on_api_error,
+            HttpError: _on_api_error,
             HTTPException: _on_http_exception,
             ClientDisconnect: _on_disconnect,
             Exception: _on_defect,
@@ -122,7 +122,7 @@ async def _no_route(_: Request) -> Response:
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+    assert isinstance(error, HttpError)
     return error.response()
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 
 from embedded_gitlab import tokens
-from embedded_gitlab.http import ApiError, failure, identifier, not_found, number, segment
+from embedded_gitlab.http import HttpError, failure, identifier, not_found, number, segment
 from embedded_gitlab.store import Row, Store, now
 
 ALL_SCOPES = (
@@ -63,7 +63,7 @@ def require(store: Store, request: Request, *scopes: str) -> Identity:
         raise failure(403, "403 Forbidden")
     wanted = scopes or (("api", "read_api") if request.method in ("GET", "HEAD") else ("api",))
     if not identity.allows(*wanted):
-        raise ApiError(
+        raise HttpError(
             403,
             {
                 "error": "insufficient_scope",

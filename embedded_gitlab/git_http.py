@@ -18,7 +18,7 @@ from embedded_gitlab import auth
 from embedded_gitlab.auth import Identity
 from embedded_gitlab.context import Context, of
 from embedded_gitlab.git_storage import ZERO_SHA
-from embedded_gitlab.http import ApiError
+from embedded_gitlab.http import HttpError
 from embedded_gitlab.repository import pushed
 from embedded_gitlab.store import Row
 
@@ -172,7 +172,7 @@ async def _feed(request: Request, process: Any, limit: int) -> None:
                     return
                 process.stdin.write(data)
                 await asyncio.wait_for(process.stdin.drain(), _IDLE_S)
-    except (ConnectionError, ClientDisconnect, ApiError, zlib.error, TimeoutError):
+    except (ConnectionError, ClientDisconnect, HttpError, zlib.error, TimeoutError):
         _kill(process)
     finally:
         process.stdin.close()

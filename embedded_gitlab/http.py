@@ -22,7 +22,7 @@ ENCODED_SLASH = "\x01"
 """Stands for an encoded slash within one path segment while a request is routed."""
 
 
-class ApiError(Exception):
+class HttpError(Exception):
     """An answer other than success, with GitLab's body."""
 
     def __init__(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
@@ -34,22 +34,22 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
-def failure(status: int, message: object, headers: Mapping[str, str] | None = None) -> ApiError:
+def failure(status: int, message: object, headers: Mapping[str, str] | None = None) -> HttpError:
     """``{"message": …}``: how API v4 reports most errors; a dict where fields of an object are wrong."""
-    return ApiError(status, {"message": message}, headers)
+    return HttpError(status, {"message": message}, headers)
 
 
-def invalid(text: str) -> ApiError:
+def invalid(text: str) -> HttpError:
     """``400 {"error": text}``: how API v4 reports a parameter that is missing or has a wrong form."""
-    return ApiError(400, {"error": text})
+    return HttpError(400, {"error": text})
 
 
-def not_found(what: str = "") -> ApiError:
+def not_found(what: str = "") -> HttpError:
     """``404 Project Not Found`` and the like."""
     return failure(404, f"404 {what} Not Found" if what else "404 Not Found")
 
 
-def forbidden(reason: str = "", headers: Mapping[str, str] | None = None) -> ApiError:
+def forbidden(reason: str = "", headers: Mapping[str, str] | None = None) -> HttpError:
     """``403 Forbidden``, with GitLab's `` - reason``."""
     return failure(403, "403 Forbidden" + (f" - {reason}" if reason else ""), headers)
 
@@ -137,7 +137,7 @@ async def parameters(request: Request, body: bytes) -> dict[str, Any]:
         for key, value in await _form(request, kind, body):
             _put(values, key, value)
     else:
-        raise ApiError(415, {"error": "The provided content-type is not supported."})
+        raise HttpError(415, {"error": "The provided content-type is not supported."})
     return values
 
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from embedded_gitlab import auth
 from embedded_gitlab.auth import Identity
 from embedded_gitlab.context import Context, of
-from embedded_gitlab.http import ApiError
+from embedded_gitlab.http import HttpError
 from embedded_gitlab.registry_keys import SERVICE
 from embedded_gitlab.store import Row, now
 
@@ -26,25 +26,25 @@ async def token(request: Request) -> Response:
     """GET /jwt/auth. A POST finds no route and so gets 404, on which containerd falls back to GET."""
     context = of(request)
     if request.query_params.get("service") != SERVICE or context.settings.registry_host is None:
-        raise ApiError(404, {"error": "404 Not Found"})
+        raise HttpError(404, {"error": "404 Not Found"})
     try:
         identity = auth.by_basic(context.store, request)
     except LookupError:
         denied = "HTTP Basic: Access denied. The provided password or token is incorrect."
-        raise ApiError(
+        raise HttpError(
             401,
             {"errors": [{"code": "UNAUTHORIZED", "message": denied}]},
             {"WWW-Authenticate": 'Basic realm="GitLab"'},
         ) from None
     scopes = " ".join(request.query_params.getlist("scope")).split()
     if identity is None and not scopes:
-        raise ApiError(403, {"errors": [{"code": "DENIED", "message": "access forbidden"}]})
+        raise HttpError(403, {"errors": [{"code": "DENIED", "message": "access forbidden"}]})
     if (
         identity is not None
         and identity.job is None
         and not identity.allows("read_registry", "write_registry")
     ):
-        raise ApiError(403, {"errors": [{"code": "DENIED", "message": "access forbidden"}]})
+        raise HttpError(403, {"errors": [{"code": "DENIED", "message": "access forbidden"}]})
     access = [granted for scope in scopes[:_MAX_SCOPES] if (granted := _grant(context, identity, scope))]
     user = identity.user["username"] if identity else None
     return JSONResponse({"token": context.keys.token(user, SERVICE, access)})

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from embedded_gitlab.http import ApiError
+from embedded_gitlab.http import HttpError
 
 _MAX_CONNECTIONS = 500
 """Half of the usual limit of 1024 open files."""
@@ -105,7 +105,7 @@ class _Patience:
                 message = await asyncio.wait_for(receive(), self._timeout_s if arriving else None)
             except TimeoutError:
                 arriving = False
-                raise ApiError(408, {"error": "408 Request Timeout"}, {"Connection": "close"}) from None
+                raise HttpError(408, {"error": "408 Request Timeout"}, {"Connection": "close"}) from None
             arriving = arriving and message["type"] == "http.request" and message.get("more_body", False)
             return message
 

@@ -36,7 +36,7 @@ def variable(
 
 
 @dataclass(frozen=True)
-class Scope:
+class VariableScope:
     """What all jobs of a pipeline have in common, in the order of GitLab's Variables::Builder."""
 
     predefined: Sequence[Variable]
@@ -65,11 +65,11 @@ class Scope:
         ]
 
 
-def scope(context: Context, project: Row, pipeline: Row, user: Row | None) -> Scope:
+def scope(context: Context, project: Row, pipeline: Row, user: Row | None) -> VariableScope:
     """The variables of a pipeline that ``user`` started."""
     names = {"GITLAB_USER_ID": "id", "GITLAB_USER_EMAIL": "email", "GITLAB_USER_LOGIN": "username",
              "GITLAB_USER_NAME": "name"}  # fmt: skip
-    return Scope(
+    return VariableScope(
         of_pipeline(context, project, pipeline),
         [variable(key, user[column]) for key, column in names.items()] if user else [],
         of_project(context, project, pipeline),

@@ -22,7 +22,7 @@ from lab.images import CREATED, file_source
 from lab.node import NODE_ENGINE
 from lab.recipe import GO, Recipe
 from lab.standins.k3s import pack as k3s_pack
-from lab.steps import Step, StepRunner
+from lab.steps import BuildStep, StepRunner
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -93,7 +93,7 @@ def _write(recipe: Recipe, runner: StepRunner, place: Path) -> None:
 
 
 def _put_image(
-    storage: Storage, spec: ImageSpec, step: Step, recipe: Recipe, paths: Mapping[Step, Path]
+    storage: Storage, spec: ImageSpec, step: BuildStep, recipe: Recipe, paths: Mapping[BuildStep, Path]
 ) -> list[BundleImage]:
     result = paths[step]
     manifest = (result / "manifest.json").read_bytes()
@@ -129,7 +129,7 @@ def _digest_of(ref: str, digests: Mapping[str, str], source: Path) -> str:
     return digests[ref]
 
 
-def _components(recipe: Recipe, paths: Mapping[Step, Path]) -> dict[str, BundleComponent]:
+def _components(recipe: Recipe, paths: Mapping[BuildStep, Path]) -> dict[str, BundleComponent]:
     versions = recipe.versions
     found = [
         BundleComponent("k3s", versions.k3s, STAND_IN, "launcher of the lab (lab/standins/k3s)"),

@@ -15,7 +15,7 @@ from lab.assemble import assemble, check_place
 from lab.doctor import require
 from lab.progress import Progress
 from lab.recipe import Versions, make_recipe
-from lab.steps import Step, StepRunner, remove_unfinished, tree_digest
+from lab.steps import BuildStep, StepRunner, remove_unfinished, tree_digest
 
 
 def cache_home() -> Path:
@@ -67,7 +67,7 @@ def _only_build(cache: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _inputs(runner: StepRunner, steps: Sequence[Step]) -> str:
+def _inputs(runner: StepRunner, steps: Sequence[BuildStep]) -> str:
     results = [[step.name, runner.digest(step)] for step in steps]
     own = [tree_digest(Path(__file__).with_name(name)) for name in ("assemble.py", "recipe.py")]
     definitions = [tree_digest(p) for p in sorted(Path(__file__).parent.glob("*/*/image.toml"))]

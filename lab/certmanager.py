@@ -11,12 +11,14 @@ import shutil
 from pathlib import Path
 
 from lab.gobuild import ENVIRONMENT, find_go
-from lab.steps import Step, Work
+from lab.steps import BuildStep, Work
 
 
-def manifest_step(version: str, module: Path, import_path: str, *, kubernetes: str, helm: Step) -> Step:
+def manifest_step(
+    version: str, module: Path, import_path: str, *, kubernetes: str, helm: BuildStep
+) -> BuildStep:
     """A step that makes `cert-manager.yaml` of that version; `module` has the go.mod that requires it."""
-    return Step(
+    return BuildStep(
         f"cert-manager manifest {version}",
         _render,
         params={"version": version, "import": import_path, "kubernetes": kubernetes},

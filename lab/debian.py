@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import CommandFailed, LabError
-from lab.steps import Step, Work
+from lab.steps import BuildStep, Work
 
 APT_STATE = Path("/var/lib/apt/lists")
 # documentation, translations and what only a package manager reads: none of it is used inside a container
@@ -29,12 +29,12 @@ MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 URI_LINE = re.compile(r"^'[^']+' (?P<file>\S+) (?P<size>\d+)")
 
 
-def closure_step(name: str, packages: Sequence[str], *, beneath: Sequence[str] = ()) -> Step:
+def closure_step(name: str, packages: Sequence[str], *, beneath: Sequence[str] = ()) -> BuildStep:
     """A step that fetches packages with all they need; those that `beneath` brings are left out.
 
     Its result: `packages.json`, a list of {name, version, file}, and the package files in `debs/`.
     """
-    return Step(
+    return BuildStep(
         f"debian packages {name}",
         _fetch,
         params={"packages": list(packages), "beneath": list(beneath), "lists": _lists_state()},

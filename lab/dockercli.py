@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.gobuild import ENVIRONMENT, find_go, full_go_version
-from lab.steps import Step, Work
+from lab.steps import BuildStep, Work
 
 MODULE = "github.com/docker/cli"
 GO_MODS = Path(__file__).parent / "go" / "docker-cli"
 
 
-def docker_cli_step(version: str, go: Path) -> Step:
+def docker_cli_step(version: str, go: Path) -> BuildStep:
     """A step that makes the static program `docker` of a version that `lab/go/docker-cli` describes."""
-    return Step(
+    return BuildStep(
         f"go docker-cli {version}",
         _build,
         params={"version": version, "go": full_go_version(go)},

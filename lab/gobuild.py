@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.steps import Step, Work
+from lab.steps import BuildStep, Work
 
 GO_MINIMUM = (1, 26)
 ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
@@ -56,13 +56,13 @@ def go_step(
     go: Path,
     sources: Sequence[Path] = (),
     stamps: Mapping[str, str] = {},
-) -> Step:
+) -> BuildStep:
     """A step that builds main packages statically: `packages` maps a result's name to a package path.
 
     `module` holds go.mod and go.sum; `sources` are files of other directories built with it. `stamps` are
     values for `-X`.
     """
-    return Step(
+    return BuildStep(
         f"go {name}",
         _build,
         # no paths: another checkout, or Go in another place, makes the same programs

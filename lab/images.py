@@ -13,7 +13,7 @@ from lab import debian
 from lab.definitions import FileSpec, ImageSpec
 from lab.errors import LabError
 from lab.gobuild import go_step
-from lab.steps import Step, Work
+from lab.steps import BuildStep, Work
 from lab.tars import write_tar
 
 CREATED = "2023-11-14T22:13:20Z"  # tars.EPOCH_S: an image must not change because it was built again
@@ -26,13 +26,13 @@ LABEL = "io.runner-conformance."
 
 
 def render_step(
-    name: str, script: Path, variables: Mapping[str, str] = {}, digests: Mapping[str, Step] = {}
-) -> Step:
+    name: str, script: Path, variables: Mapping[str, str] = {}, digests: Mapping[str, BuildStep] = {}
+) -> BuildStep:
     """A step that runs a stand-in's generator; its result is what that wrote.
 
     The generator is given the variables of the image.toml files and the digests of images by reference.
     """
-    return Step(
+    return BuildStep(
         f"render {name}",
         lambda work: _render(work, digests),
         params={"script": script.name, "variables": dict(variables), "refs": list(digests)},
@@ -41,7 +41,9 @@ def render_step(
     )
 
 
-def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[str, Step], go: Path) -> Step:
+def image_step(
+    spec: ImageSpec, *, layers: Mapping[str, BuildStep], named: Mapping[str, BuildStep], go: Path
+) -> BuildStep:
     """A step that makes `manifest.json`, `config.json`, and `layer.tar` where the image has files of its own.
 
     `named` are the steps that `copy` may take from (`render <dir>` and `step:` names).
@@ -60,7 +62,7 @@ def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[st
     needs += own.values()
     needs += {id(step): step for step, _ in origins.values() if step}.values()
     params = {k: v for k, v in asdict(spec).items() if k not in ("folder", "source", "only")}
-    return Step(
+    return BuildStep(
         f"image {spec.refs[0]}",
         lambda work: _build(work, spec, own, origins),
         params={**_plain(params), "created": CREATED},
@@ -69,13 +71,13 @@ def image_step(spec: ImageSpec, *, layers: Mapping[str, Step], named: Mapping[st
     )
 
 
-def file_source(spec: FileSpec, named: Mapping[str, Step], paths: Mapping[Step, Path]) -> Path:
+def file_source(spec: FileSpec, named: Mapping[str, BuildStep], paths: Mapping[BuildStep, Path]) -> Path:
     """Where a [[file]]'s content lies, its step having been run. Raises LabError."""
     step, path = _origin(spec.folder, spec.source, named)
     return paths[step] / path if step else path
 
 
-def _origin(folder: Path, source: str, named: Mapping[str, Step]) -> tuple[Step | None, Path]:
+def _origin(folder: Path, source: str, named: Mapping[str, BuildStep]) -> tuple[BuildStep | None, Path]:
     """The step that makes a source and the path in its result; (None, path) for a file of the work tree."""
     kind, colon, rest = source.partition(":")
     if colon and kind in ("rendered", "step"):
@@ -90,7 +92,7 @@ def _origin(folder: Path, source: str, named: Mapping[str, Step]) -> tuple[Step 
     return None, own
 
 
-def _render(work: Work, digests: Mapping[str, Step]) -> None:
+def _render(work: Work, digests: Mapping[str, BuildStep]) -> None:
     values = work.scratch("values") / "values.json"
     found = {ref: "sha256:" + sha256_file(work.path(step) / "manifest.json") for ref, step in digests.items()}
     values.write_text(json.dumps({"variables": work.step.params["variables"], "digests": found}))
@@ -100,8 +102,8 @@ def _render(work: Work, digests: Mapping[str, Step]) -> None:
 def _build(
     work: Work,
     spec: ImageSpec,
-    own: Mapping[str, Step],
-    origins: Mapping[str, tuple[Step | None, Path]],
+    own: Mapping[str, BuildStep],
+    origins: Mapping[str, tuple[BuildStep | None, Path]],
 ) -> None:
     roots = []
     for source, target in spec.copy.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 from lab import debian
 from lab.errors import LabError
-from lab.steps import Step, Work
+from lab.steps import BuildStep, Work
 from lab.tars import write_tar
 
 IMAGES = Path(__file__).parent / "images"
@@ -26,10 +26,10 @@ PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexisten
 GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 
-def layer_steps() -> dict[str, Step]:
+def layer_steps() -> dict[str, BuildStep]:
     """The step of every layer in `images/layers.toml`; it makes `layer.tar` and `packages.json`."""
     definitions: dict[str, dict[str, Any]] = tomllib.loads((IMAGES / "layers.toml").read_text())
-    steps: dict[str, Step] = {}
+    steps: dict[str, BuildStep] = {}
     for name, definition in definitions.items():
         if unknown := sorted(definition.keys() - KEYS):
             raise LabError(f"images/layers.toml: unknown field {unknown[0]!r} in layer {name!r}")
@@ -41,14 +41,16 @@ def _layer_step(
     name: str,
     definition: Mapping[str, Any],
     definitions: Mapping[str, Mapping[str, Any]],
-    steps: Mapping[str, Step],
-) -> Step:
+    steps: Mapping[str, BuildStep],
+) -> BuildStep:
     needs = [steps[below] for below in definition.get("on", [])]
     if definition.get("packages"):
         beneath = [p for below in definition.get("on", []) for p in definitions[below].get("packages", [])]
         needs.append(debian.closure_step(name, definition["packages"], beneath=beneath))
     sources = [IMAGES / definition["wheels"]] if "wheels" in definition else []
-    return Step(f"layer {name}", _build, params={"layer": dict(definition)}, sources=sources, needs=needs)
+    return BuildStep(
+        f"layer {name}", _build, params={"layer": dict(definition)}, sources=sources, needs=needs
+    )
 
 
 def _build(work: Work) -> None:

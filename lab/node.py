@@ -9,7 +9,7 @@ from pathlib import Path
 from lab import debian
 from lab.gobuild import full_go_version, go_step
 from lab.standins.k3s import pack as k3s_pack
-from lab.steps import Step, Work
+from lab.steps import BuildStep, Work
 from lab.tars import write_tar
 
 K3S = Path(__file__).parent / "standins" / "k3s"
@@ -22,9 +22,9 @@ NODE_ENGINE = (  # what dockerd needs on a node besides its C library
 )  # fmt: skip
 
 
-def docker_engine_step(debs: Step) -> Step:
+def docker_engine_step(debs: BuildStep) -> BuildStep:
     """A step that makes `docker.tar`: the engine and its libraries, relative to /."""
-    return Step("docker engine", _docker_engine, needs=[debs])
+    return BuildStep("docker engine", _docker_engine, needs=[debs])
 
 
 def _docker_engine(work: Work) -> None:
@@ -36,10 +36,10 @@ def _docker_engine(work: Work) -> None:
     write_tar(work.out / "docker.tar", [(root, "/")], skip=lambda name: name in debian.MERGED)
 
 
-def k3s_step(version: str, *, go: Path, debs: Step, kubernetes: Step) -> Step:
+def k3s_step(version: str, *, go: Path, debs: BuildStep, kubernetes: BuildStep) -> BuildStep:
     """A step that packs the single file `k3s`, which reports that version."""
     certs = go_step("k3s certs", K3S / "certs", {"k3s-certs": "."}, go=go)
-    return Step(
+    return BuildStep(
         f"k3s {version}",
         _pack_k3s,
         params={"version": version, "go": full_go_version(go)},

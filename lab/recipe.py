@@ -18,7 +18,7 @@ from lab.images import image_step, render_step
 from lab.layers import layer_steps
 from lab.node import NODE_ENGINE, docker_engine_step, k3s_step
 from lab.standins.k3s import pack as k3s_pack
-from lab.steps import Step, StepRunner
+from lab.steps import BuildStep, StepRunner
 
 GO = Path(__file__).parent / "go"
 COREDNS = "v1.15.0"
@@ -115,14 +115,14 @@ class Recipe:
     versions: Versions
     definitions: Definitions
     go_version: str
-    layers: Mapping[str, Step]
-    debs: Mapping[str, Step]
-    named: dict[str, Step]
-    k3s: Step
-    images: dict[ImageSpec, Step] = field(default_factory=dict)
+    layers: Mapping[str, BuildStep]
+    debs: Mapping[str, BuildStep]
+    named: dict[str, BuildStep]
+    k3s: BuildStep
+    images: dict[ImageSpec, BuildStep] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
-    def all_steps(self) -> list[Step]:
+    def all_steps(self) -> list[BuildStep]:
         """In the order to run them: what takes longest last, so that a mistake elsewhere shows early."""
         return [
             *self.layers.values(),
@@ -177,7 +177,7 @@ def _add_images(recipe: Recipe, specs: Iterable[ImageSpec], go: Path, *, partial
             recipe.left_out.append(f"{spec.refs[0]}: {error.message}")
 
 
-def kubernetes_step(versions: Versions, go: Path) -> Step:
+def kubernetes_step(versions: Versions, go: Path) -> BuildStep:
     """Kubernetes, etcd and kubectl as one program, which says the version that it is."""
     major, minor = versions.minor.split(".")
     stamps: dict[str, str] = {}
@@ -198,7 +198,7 @@ def kubernetes_step(versions: Versions, go: Path) -> Step:
     )
 
 
-def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict[str, Step]:
+def _named_steps(versions: Versions, go: Path, debs: Mapping[str, BuildStep]) -> dict[str, BuildStep]:
     """Steps that an image.toml may take files from as `step:<name>/<path>`."""
     module = GO / "cert-manager" / versions.cert_manager
     commands = {
@@ -226,7 +226,7 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, Step]) -> dict
     return steps
 
 
-def _variables(versions: Versions, layers: Mapping[str, Step], runner: StepRunner) -> dict[str, str]:
+def _variables(versions: Versions, layers: Mapping[str, BuildStep], runner: StepRunner) -> dict[str, str]:
     """What `@name@` stands for in image.toml files: versions, some known only once apt was asked."""
     generation = versions.generation
     variables = {

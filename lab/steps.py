@@ -30,7 +30,7 @@ KEPT_RESULTS = 2  # results kept per step: enough to go back and forth between t
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class BuildStep:
     """Something to make, and all that decides how it comes out.
 
     `build` writes into `work.out`. `params` (JSON values), the content of `sources` (files or directories),
@@ -41,11 +41,11 @@ class Step:
     build: Callable[[Work], None]
     params: Mapping[str, Any] = field(default_factory=dict)
     sources: Sequence[Path] = ()
-    needs: Sequence[Step] = ()
+    needs: Sequence[BuildStep] = ()
 
 
 @dataclass(frozen=True)
-class Result:
+class Built:
     """A finished step: where its files are, and the digest of their content."""
 
     path: Path
@@ -59,9 +59,9 @@ class Work:
 
     def __init__(
         self,
-        step: Step,
+        step: BuildStep,
         out: Path,
-        results: Mapping[Step, Result],
+        results: Mapping[BuildStep, Built],
         log: Path,
         cache: Path,
         running: set[subprocess.Popen[bytes]],
@@ -69,11 +69,11 @@ class Work:
         self.step, self.out, self.log, self.cache = step, out, log, cache
         self._results, self._running = results, running
 
-    def path(self, step: Step) -> Path:
+    def path(self, step: BuildStep) -> Path:
         """The result directory of a step that is among `needs`."""
         return self._results[step].path
 
-    def digest(self, step: Step) -> str:
+    def digest(self, step: BuildStep) -> str:
         """The content digest of a step that is among `needs`."""
         return self._results[step].digest
 
@@ -120,12 +120,12 @@ class StepRunner:
     def __init__(self, cache: Path, progress: Progress) -> None:
         self.cache = cache
         self._progress = progress
-        self._results: dict[Step, Result] = {}
+        self._results: dict[BuildStep, Built] = {}
         self._source_digests: dict[Path, str] = {}
-        self._locks: dict[Step, threading.Lock] = {}
+        self._locks: dict[BuildStep, threading.Lock] = {}
         self._running: set[subprocess.Popen[bytes]] = set()
 
-    def run(self, step: Step) -> Result:
+    def run(self, step: BuildStep) -> Built:
         """The step's result, made now if it is not there yet."""
         for need in step.needs:
             self.run(need)
@@ -134,7 +134,7 @@ class StepRunner:
                 self._results[step] = self._from_cache(step) or self._make(step)
         return self._results[step]
 
-    def run_all(self, steps: Sequence[Step]) -> None:
+    def run_all(self, steps: Sequence[BuildStep]) -> None:
         """Run steps side by side: one compiles where another waits for the network or for its linker.
 
         Raises what the first failure raised; the others are ended, their programs too.
@@ -151,15 +151,15 @@ class StepRunner:
                         process.terminate()
                 raise
 
-    def path(self, step: Step) -> Path:
+    def path(self, step: BuildStep) -> Path:
         """Where a step that was run put its files."""
         return self._results[step].path
 
-    def digest(self, step: Step) -> str:
+    def digest(self, step: BuildStep) -> str:
         """The content digest of a step that was run."""
         return self._results[step].digest
 
-    def key(self, step: Step) -> str:
+    def key(self, step: BuildStep) -> str:
         """The hash of everything that decides the step's result; its needs must have been run."""
         parts = {
             "params": step.params,
@@ -169,19 +169,19 @@ class StepRunner:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _place(self, step: Step) -> Path:
+    def _place(self, step: BuildStep) -> Path:
         return self.cache / "steps" / step.name.replace(" ", "-").replace("/", "_") / self.key(step)
 
-    def _from_cache(self, step: Step) -> Result | None:
+    def _from_cache(self, step: BuildStep) -> Built | None:
         place = self._place(step)
         try:
             record = json.loads((place / "step.json").read_text())
         except (OSError, ValueError):
             return None
         os.utime(place)  # "newest" in _prune means last used
-        return Result(place / "out", record["digest"], record["seconds"], cached=True)
+        return Built(place / "out", record["digest"], record["seconds"], cached=True)
 
-    def _make(self, step: Step) -> Result:
+    def _make(self, step: BuildStep) -> Built:
         place = self._place(step)
         temporary = place.with_name(f".{place.name}.making")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -207,7 +207,7 @@ class StepRunner:
         shutil.rmtree(place, ignore_errors=True)
         temporary.rename(place)
         self._prune(place.parent)
-        return Result(place / "out", digest, seconds, cached=False)
+        return Built(place / "out", digest, seconds, cached=False)
 
     def _source(self, path: Path) -> str:
         if path not in self._source_digests:

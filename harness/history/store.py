@@ -46,7 +46,7 @@ CREATE TABLE outcome (
 
 
 @dataclass(frozen=True)
-class Result:
+class OutcomeResult:
     """What one run said of one outcome; ``duration_s`` in seconds."""
 
     status: str
@@ -85,7 +85,7 @@ class PastRun:
     interrupted: bool
     report: str
     inputs: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    outcomes: Mapping[str, Result] = field(default_factory=dict)
+    outcomes: Mapping[str, OutcomeResult] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -178,13 +178,13 @@ class History:
                 f"SELECT run_id, kind, name, value FROM input WHERE run_id IN ({chosen})", values
             ):
                 inputs.setdefault(run_id, {})[kind, name] = value
-            outcomes: dict[str, dict[str, Result]] = {}
+            outcomes: dict[str, dict[str, OutcomeResult]] = {}
             for run_id, outcome_id, *result in self._db.execute(
                 "SELECT run_id, id, status, reason, reason_id, blame, duration_s FROM outcome "
                 f"WHERE run_id IN ({chosen})",
                 values,
             ):
-                outcomes.setdefault(run_id, {})[outcome_id] = Result(*result)
+                outcomes.setdefault(run_id, {})[outcome_id] = OutcomeResult(*result)
             rows = self._db.execute(
                 "SELECT run_id, series, started, duration_s, profile, cluster, artifacts, host, suite, word, "
                 "rehearsal, reason, blame, exit_code, interrupted, report "
@@ -315,7 +315,7 @@ def _rows(
 
 
 def _past_run(
-    row: Iterable[Any], inputs: Mapping[tuple[str, str], str], outcomes: Mapping[str, Result]
+    row: Iterable[Any], inputs: Mapping[tuple[str, str], str], outcomes: Mapping[str, OutcomeResult]
 ) -> PastRun:
     values = dict(zip(list(PastRun.__dataclass_fields__)[:16], row, strict=True))
     values["rehearsal"], values["interrupted"] = bool(values["rehearsal"]), bool(values["interrupted"])

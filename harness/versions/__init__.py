@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.versions.table import Fact, Releases, Row, version_tuple
+from harness.versions.table import Difference, Releases, Row, version_tuple
 
-__all__ = ["Fact", "Releases", "Row", "version_tuple"]
+__all__ = ["Difference", "Releases", "Row", "version_tuple"]

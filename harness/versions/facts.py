@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.versions.table import Fact, Row
+from harness.versions.table import Difference, Row
 
 _CSV = "CSV {} in k8s-operatorhub/community-operators"
 _RUNNER_DOCS = "gitlab-runner, docs/configuration/configuring_runner_operator.md"
@@ -19,7 +19,7 @@ _OLM = "operator-lifecycle-manager {}, {}"
 
 # -- k3s ----------------------------------------------------------------------------------------------------
 
-NODE_ROLES: Fact[frozenset[str]] = Fact(
+NODE_ROLES: Difference[frozenset[str]] = Difference(
     "k3s",
     "roles of its one node",
     (
@@ -28,8 +28,8 @@ NODE_ROLES: Fact[frozenset[str]] = Fact(
     ),
 )
 
-OPTIONAL_FLAGS: tuple[Fact[bool], ...] = tuple(
-    Fact(
+OPTIONAL_FLAGS: tuple[Difference[bool], ...] = tuple(
+    Difference(
         "k3s",
         f"`k3s server` has {flag}",
         (Row("", False, without), Row(since, True, source)),
@@ -66,7 +66,7 @@ class Kubernetes:
 
 
 _SUPPORTED = "cert-manager's page of releases, 2026-08-22"
-CERT_MANAGER_KUBERNETES: Fact[Kubernetes] = Fact(
+CERT_MANAGER_KUBERNETES: Difference[Kubernetes] = Difference(
     "cert-manager",
     "Kubernetes that its maintainers support it on",
     tuple(
@@ -95,7 +95,7 @@ CERT_MANAGER_KUBERNETES: Fact[Kubernetes] = Fact(
 
 # -- OLM ----------------------------------------------------------------------------------------------------
 
-PACKAGE_ENTRIES: Fact[bool] = Fact(
+PACKAGE_ENTRIES: Difference[bool] = Difference(
     "olm",
     "a PackageManifest lists all entries of a channel",
     (
@@ -112,7 +112,7 @@ _CRDS = (
     "operators",
     "subscriptions",
 )
-OLM_CRDS: Fact[tuple[str, ...]] = Fact(
+OLM_CRDS: Difference[tuple[str, ...]] = Difference(
     "olm",
     "kinds that it brings along (group operators.coreos.com)",
     (
@@ -122,7 +122,7 @@ OLM_CRDS: Fact[tuple[str, ...]] = Fact(
     ),
 )
 
-UNPACKER_IMAGE: Fact[str] = Fact(
+UNPACKER_IMAGE: Difference[str] = Difference(
     "olm",
     "image that unpacks a bundle",
     (
@@ -139,7 +139,7 @@ UNPACKER_IMAGE: Fact[str] = Fact(
     ),
 )
 
-OLM_KUBERNETES: Fact[int] = Fact(
+OLM_KUBERNETES: Difference[int] = Difference(
     "olm",
     "minor release of Kubernetes whose client it is built with",
     tuple(
@@ -173,7 +173,7 @@ HELPER_REPOSITORY = f"{_RUNNER_IMAGES}/gitlab-runner-helper-ocp"
 RUNNER_REPOSITORY = f"{_RUNNER_IMAGES}/gitlab-runner-ocp"
 OPERATOR_REPOSITORY = f"{_OPERATOR_IMAGES}/gitlab-runner-operator"
 
-CONTROLLER: Fact[str] = Fact(
+CONTROLLER: Difference[str] = Difference(
     "operator",
     "Deployment of its controller",
     (
@@ -182,13 +182,13 @@ CONTROLLER: Fact[str] = Fact(
     ),
 )
 
-CONTAINERS: Fact[tuple[str, ...]] = Fact(
+CONTAINERS: Difference[tuple[str, ...]] = Difference(
     "operator",
     "containers of its controller",
     (Row("", ("kube-rbac-proxy", "manager"), _CSV.format("1.15.1 to 1.53.0")),),
 )
 
-SERVICE_ACCOUNT: Fact[str] = Fact(
+SERVICE_ACCOUNT: Difference[str] = Difference(
     "operator",
     "ServiceAccount of its controller",
     (
@@ -197,7 +197,7 @@ SERVICE_ACCOUNT: Fact[str] = Fact(
     ),
 )
 
-WEBHOOKS: Fact[tuple[str, ...]] = Fact(
+WEBHOOKS: Difference[tuple[str, ...]] = Difference(
     "operator",
     "webhooks",
     (
@@ -206,7 +206,7 @@ WEBHOOKS: Fact[tuple[str, ...]] = Fact(
     ),
 )
 
-PROXY_IMAGE: Fact[str] = Fact(
+PROXY_IMAGE: Difference[str] = Difference(
     "operator",
     "image of kube-rbac-proxy (without tag or digest)",
     (
@@ -219,7 +219,7 @@ PROXY_IMAGE: Fact[str] = Fact(
     ),
 )
 
-TOKEN_KEY: Fact[str] = Fact(
+TOKEN_KEY: Difference[str] = Difference(
     "operator",
     "key of the token in the Runner's Secret",
     (
@@ -232,7 +232,7 @@ TOKEN_KEY: Fact[str] = Fact(
     ),
 )
 
-RUNNER_SERVICE_ACCOUNT: Fact[str] = Fact(
+RUNNER_SERVICE_ACCOUNT: Difference[str] = Difference(
     "operator",
     "ServiceAccount of a Runner's pod",
     (
@@ -241,7 +241,7 @@ RUNNER_SERVICE_ACCOUNT: Fact[str] = Fact(
     ),
 )
 
-HELPER_BY_DIGEST: Fact[bool] = Fact(
+HELPER_BY_DIGEST: Difference[bool] = Difference(
     "operator",
     "a Runner's helper image is named by digest, in the CSV",
     (
@@ -269,7 +269,7 @@ _DOCUMENTED: Mapping[str, str | int] = {
     "log_level": "info",
     "listen_address": "[::]:9252",
 }
-DEFAULT_CONFIG: Fact[DefaultConfig] = Fact(
+DEFAULT_CONFIG: Difference[DefaultConfig] = Difference(
     "operator",
     "default config.toml",
     (
@@ -285,7 +285,7 @@ DEFAULT_CONFIG: Fact[DefaultConfig] = Fact(
     ),
 )
 
-OPERATOR_KUBERNETES: Fact[str] = Fact(
+OPERATOR_KUBERNETES: Difference[str] = Difference(
     "operator",
     "oldest Kubernetes (minKubeVersion)",
     (Row("", "1.21.0", _CSV.format("1.15.1 to 1.53.0")),),
@@ -304,7 +304,7 @@ PREDECESSOR: Mapping[str, str] = {"1.15.1": "v1.15.0", "1.23.2": "v1.15.1", "1.5
 
 # -- GitLab Runner ------------------------------------------------------------------------------------------
 
-LOG_STAMPED: Fact[bool] = Fact(
+LOG_STAMPED: Difference[bool] = Difference(
     "runner",
     "every line of a job's log begins with time and stream",
     (
@@ -319,7 +319,7 @@ LOG_STAMPED: Fact[bool] = Fact(
 
 # -- docker's command line ----------------------------------------------------------------------------------
 
-NO_DAEMON: Fact[str] = Fact(
+NO_DAEMON: Difference[str] = Difference(
     "docker",
     "words for a docker.sock that is not there",
     (
@@ -336,7 +336,7 @@ NO_DAEMON: Fact[str] = Fact(
     ),
 )
 
-OLDEST_ENGINE_API: Fact[tuple[int, int]] = Fact(
+OLDEST_ENGINE_API: Difference[tuple[int, int]] = Difference(
     "docker",
     "oldest API of an engine that it speaks to",
     (
@@ -346,7 +346,7 @@ OLDEST_ENGINE_API: Fact[tuple[int, int]] = Fact(
     ),
 )
 
-ENGINE_API: Fact[tuple[int, int]] = Fact(
+ENGINE_API: Difference[tuple[int, int]] = Difference(
     "docker",
     "API of an engine of that version",
     tuple(
@@ -370,7 +370,7 @@ TOO_NEW = (
 )
 """What a client says that doesn't speak its engine's API: the engine's words, and its own."""
 
-FACTS: tuple[Fact[object], ...] = (
+FACTS: tuple[Difference[object], ...] = (
     NODE_ROLES,
     *OPTIONAL_FLAGS,
     CERT_MANAGER_KUBERNETES,

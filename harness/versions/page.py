@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.versions import facts
 from harness.versions.releases import KNOWN, NEWEST, NEWEST_AS_OF
-from harness.versions.table import Fact
+from harness.versions.table import Difference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/versions.md"
 
@@ -40,7 +40,7 @@ def render() -> str:
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def _rows(fact: Fact[object]) -> Iterable[str]:
+def _rows(fact: Difference[object]) -> Iterable[str]:
     for number, row in enumerate(fact.rows):
         what = fact.what if number == 0 else ""
         yield f"| {what} | {row.since or 'the beginning'} | {_text(row.value)} | {row.source} |"

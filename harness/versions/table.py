@@ -36,10 +36,10 @@ class Row(Generic[Value]):
 
 
 @dataclass(frozen=True)
-class Fact(Generic[Value]):
+class Difference(Generic[Value]):
     """What differs between versions of a component; rows from the oldest to the newest.
 
-    >>> Fact("k3s", "roles", (Row("", "both", "…"), Row("1.34.0", "one", "…"))).at("v1.36.4+k3s1")
+    >>> Difference("k3s", "roles", (Row("", "both", "…"), Row("1.34.0", "one", "…"))).at("v1.36.4+k3s1")
     'one'
     """
 

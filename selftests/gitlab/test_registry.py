@@ -38,7 +38,7 @@ from selftests.gitlab.conftest import CI_FILE, Server, commit_to
 
 
 @dataclass(frozen=True)
-class World:
+class GitLabWithRegistry:
     """A GitLab, its registry, and an image on disk."""
 
     server: Server
@@ -73,7 +73,9 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GitLabWithRegistry]:
     """The registry of the GitLab that --gitlab names, or one of our own."""
     directory = tmp_path_factory.mktemp("registry")
     if request.config.getoption("--gitlab", default=None):
@@ -83,18 +85,20 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
-def foreign_world(server: Server, directory: Path) -> World:
+def foreign_world(server: Server, directory: Path) -> GitLabWithRegistry:
     """The registry that GitLab itself names."""
     probe = server.gl.projects.create({"name": f"registry-{uuid.uuid4().hex[:10]}"})
     prefix = probe.attributes.get("container_registry_image_prefix")
     probe.delete()
     if not prefix:
         pytest.skip("this GitLab has no container registry")
-    return World(server, prefix.split("/", 1)[0], server.target.ca_file, an_image(directory / "bundle"))
+    return GitLabWithRegistry(
+        server, prefix.split("/", 1)[0], server.target.ca_file, an_image(directory / "bundle")
+    )
 
 
 @contextlib.contextmanager
-def own_world(registry_program: Path, directory: Path) -> Iterator[World]:
+def own_world(registry_program: Path, directory: Path) -> Iterator[GitLabWithRegistry]:
     """The registry on loopback with TLS, as it is configured in the cluster, and a GitLab for it."""
     host = f"127.0.0.1:{free_port()}"
     made = issue("127.0.0.1", "test")
@@ -124,7 +128,7 @@ def own_world(registry_program: Path, directory: Path) -> Iterator[World]:
             target = GitLabTarget(
                 process.url, process.token, registry_host=host, registry_ca=ca_file, embedded=True
             )
-            yield World(
+            yield GitLabWithRegistry(
                 Server(target, client, process.state_dir), host, ca_file, an_image(directory / "bundle")
             )
         finally:
@@ -159,14 +163,14 @@ def an_image(directory: Path) -> Storage:
 
 
 @pytest.fixture
-def project(world: World) -> Iterator[Any]:
+def project(world: GitLabWithRegistry) -> Iterator[Any]:
     made = world.project()
     yield made
     made.delete()
 
 
 @pytest.fixture
-def other(world: World) -> Iterator[Any]:
+def other(world: GitLabWithRegistry) -> Iterator[Any]:
     """Another project of the same user."""
     made = world.project()
     yield made
@@ -174,7 +178,7 @@ def other(world: World) -> Iterator[Any]:
 
 
 @pytest.fixture
-def job(world: World, project: Any, tag: str) -> dict[str, Any]:
+def job(world: GitLabWithRegistry, project: Any, tag: str) -> dict[str, Any]:
     """A running job of ``project``."""
     wanted = {"runner_type": "project_type", "project_id": project.id, "tag_list": [tag]}
     token = world.server.gl.user.runners.create(wanted).token
@@ -184,14 +188,14 @@ def job(world: World, project: Any, tag: str) -> dict[str, Any]:
     return runner.take()
 
 
-def copy_base(world: World, client: RegistryClient, repository: str, tag: str = "latest") -> str:
+def copy_base(world: GitLabWithRegistry, client: RegistryClient, repository: str, tag: str = "latest") -> str:
     source = StorageSource(world.image)
     return copy_image(source, "docker.io/library/alpine", "latest", client, repository, tag)
 
 
 class TestTokens:
     @staticmethod
-    def claims(world: World, scope: str, user: str, password: str) -> dict[str, Any]:
+    def claims(world: GitLabWithRegistry, scope: str, user: str, password: str) -> dict[str, Any]:
         query = {"service": "container_registry", "scope": scope}
         answer = world.server.http.get("/jwt/auth", params=query, auth=(user, password))
         assert answer.status_code == 200, answer.text
@@ -205,7 +209,7 @@ class TestTokens:
         return found
 
     @pytest.mark.embedded_only
-    def test_claims(self, world: World, project: Any) -> None:
+    def test_claims(self, world: GitLabWithRegistry, project: Any) -> None:
         path = project.path_with_namespace
         claims = self.claims(world, f"repository:{path}:pull,push", world.user, world.server.token)
         assert (claims["iss"], claims["aud"], claims["sub"]) == (
@@ -217,7 +221,7 @@ class TestTokens:
         assert claims["exp"] - claims["iat"] == 300
 
     def test_job_may_push_to_its_own_project_only(
-        self, world: World, project: Any, other: Any, job: dict[str, Any]
+        self, world: GitLabWithRegistry, project: Any, other: Any, job: dict[str, Any]
     ) -> None:
         own = project.path_with_namespace
         scope = f"repository:{own}/app:pull,push repository:{other.path_with_namespace}:pull,push"
@@ -225,7 +229,9 @@ class TestTokens:
         assert [entry["name"] for entry in claims["access"]] == [f"{own}/app"]
 
     @pytest.mark.embedded_only
-    def test_unknown_project_and_odd_names_are_left_out(self, world: World, project: Any) -> None:
+    def test_unknown_project_and_odd_names_are_left_out(
+        self, world: GitLabWithRegistry, project: Any
+    ) -> None:
         own = project.path_with_namespace
         for scope in (
             "repository:root/nothing:pull",
@@ -237,7 +243,7 @@ class TestTokens:
         ):
             assert self.claims(world, scope, world.user, world.server.token)["access"] == []
 
-    def test_refusals(self, world: World, job: dict[str, Any]) -> None:
+    def test_refusals(self, world: GitLabWithRegistry, job: dict[str, Any]) -> None:
         http, url, query = world.server.http, "/jwt/auth", {"service": "container_registry"}
         for auth in (
             (world.user, "wrong"),
@@ -250,7 +256,7 @@ class TestTokens:
 
 
 class TestClient:
-    def test_copy_list_and_read(self, world: World, project: Any) -> None:
+    def test_copy_list_and_read(self, world: GitLabWithRegistry, project: Any) -> None:
         path = project.path_with_namespace
         with world.client() as client:
             digest = copy_base(world, client, f"{path}/base")
@@ -261,14 +267,14 @@ class TestClient:
             assert client.tags(f"{path}/nothing") == []
 
     def test_project_of_another_is_denied_to_a_job(
-        self, world: World, project: Any, other: Any, job: dict[str, Any]
+        self, world: GitLabWithRegistry, project: Any, other: Any, job: dict[str, Any]
     ) -> None:
         with world.client("gitlab-ci-token", job["token"]) as client:
             copy_base(world, client, f"{project.path_with_namespace}/app")
             with pytest.raises(WebProblem, match="is denied"):
                 copy_base(world, client, other.path_with_namespace)
 
-    def test_gitlab_lists_repositories_and_tags(self, world: World, project: Any) -> None:
+    def test_gitlab_lists_repositories_and_tags(self, world: GitLabWithRegistry, project: Any) -> None:
         path = project.path_with_namespace
         with world.client() as client:
             copy_base(world, client, path, "v1.0.0")
@@ -281,7 +287,7 @@ class TestClient:
         repository.tags.delete("v1.0.0")
         assert session.registry_tags(project) == {f"{path}/base": ["latest"]}
 
-    def test_project_with_images_is_removed(self, world: World) -> None:
+    def test_project_with_images_is_removed(self, world: GitLabWithRegistry) -> None:
         with GitLabSession(world.server.target, f"rc-{os.urandom(4).hex()}") as session:
             image = session.registry_image
             assert image == f"{world.host}/{session.project().path_with_namespace}"
@@ -292,7 +298,7 @@ class TestClient:
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 class TestSkopeo:
     def copy(
-        self, world: World, source: str, target: str, credentials: str
+        self, world: GitLabWithRegistry, source: str, target: str, credentials: str
     ) -> subprocess.CompletedProcess[str]:
         argv = [
             "skopeo", "copy", "--src-creds", credentials, "--dest-creds", credentials,
@@ -300,7 +306,7 @@ class TestSkopeo:
         ]  # fmt: skip
         return subprocess.run(argv, env=world.environment, capture_output=True, text=True, timeout=120)
 
-    def test_push_and_pull_with_a_personal_token(self, world: World, project: Any) -> None:
+    def test_push_and_pull_with_a_personal_token(self, world: GitLabWithRegistry, project: Any) -> None:
         path = project.path_with_namespace
         with world.client() as client:
             copy_base(world, client, f"{path}/base")
@@ -310,7 +316,9 @@ class TestSkopeo:
             assert done.returncode == 0, done.stderr
             assert client.tags(path) == ["v1.0.0"]
 
-    def test_push_with_a_job_token(self, world: World, project: Any, other: Any, job: dict[str, Any]) -> None:
+    def test_push_with_a_job_token(
+        self, world: GitLabWithRegistry, project: Any, other: Any, job: dict[str, Any]
+    ) -> None:
         path, credentials = project.path_with_namespace, f"gitlab-ci-token:{job['token']}"
         with world.client() as client:
             copy_base(world, client, f"{path}/base")
@@ -324,7 +332,7 @@ class TestSkopeo:
 @pytest.mark.skipif(shutil.which("docker") is None, reason="the docker client is not installed")
 class TestDocker:
     def login(
-        self, world: World, user: str, password: str, directory: Path
+        self, world: GitLabWithRegistry, user: str, password: str, directory: Path
     ) -> subprocess.CompletedProcess[str]:
         """`docker login` needs no engine."""
         argv = ["docker", "--config", str(directory), "login", "-u", user, "--password-stdin", world.host]
@@ -332,12 +340,12 @@ class TestDocker:
             argv, input=password, env=world.environment, capture_output=True, text=True, timeout=60
         )
 
-    def test_login(self, world: World, job: dict[str, Any], tmp_path: Path) -> None:
+    def test_login(self, world: GitLabWithRegistry, job: dict[str, Any], tmp_path: Path) -> None:
         for user, password in ((world.user, world.server.token), ("gitlab-ci-token", job["token"])):
             done = self.login(world, user, password, tmp_path)
             assert "Login Succeeded" in done.stdout, done.stderr
 
-    def test_login_with_a_wrong_password(self, world: World, tmp_path: Path) -> None:
+    def test_login_with_a_wrong_password(self, world: GitLabWithRegistry, tmp_path: Path) -> None:
         done = self.login(world, world.user, "wrong", tmp_path)
         assert done.returncode != 0
         assert "denied" in done.stderr or "unauthorized" in done.stderr

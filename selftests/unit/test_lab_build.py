@@ -24,7 +24,7 @@ from lab.errors import LabError
 from lab.images import REPOSITORY, image_step
 from lab.progress import Progress
 from lab.recipe import VERSIONS, Recipe, _check_operator, choose
-from lab.steps import Step, StepRunner, Work
+from lab.steps import BuildStep, StepRunner, Work
 
 REF = "quay.io/a/b:v1"
 
@@ -59,10 +59,14 @@ def recipe(runner: StepRunner, tmp_path: Path) -> Recipe:
         replace(VERSIONS["1.28"], asked_for={"k3s": "v1.28.5+k3s1", "b": "v1"}),
         Definitions((spec,), (FileSpec(tmp_path, "files/x.yaml", "step:x/x.yaml", "b"),), {}),
         "go1.26",
-        {"registry": Step("layer registry", write(**{k.replace("/", "__"): v for k, v in registry.items()}))},
-        {name: Step(name, write(**{"packages.json": packages})) for name in ("k3s", "docker-engine")},
-        {"step:x": Step("x", write(**{"x.yaml": (tmp_path / "x.yaml").read_text()}))},
-        Step("k3s program", write(k3s="program")),
+        {
+            "registry": BuildStep(
+                "layer registry", write(**{k.replace("/", "__"): v for k, v in registry.items()})
+            )
+        },
+        {name: BuildStep(name, write(**{"packages.json": packages})) for name in ("k3s", "docker-engine")},
+        {"step:x": BuildStep("x", write(**{"x.yaml": (tmp_path / "x.yaml").read_text()}))},
+        BuildStep("k3s program", write(k3s="program")),
     )
     recipe.images[spec] = image_step(spec, layers={}, named={}, go=Path("go"))
     registry_image = ImageSpec(

@@ -17,7 +17,7 @@ from lab.definitions import ImageSpec, read_definitions
 from lab.errors import LabError
 from lab.images import REPOSITORY, image_step
 from lab.progress import Progress
-from lab.steps import Step, StepRunner, Work
+from lab.steps import BuildStep, StepRunner, Work
 from lab.tars import write_tar
 
 
@@ -163,7 +163,7 @@ def make(runner: StepRunner, **fields: object) -> Path:
         copy={"../pyproject.toml": "/bin/x"},
         **fields,  # type: ignore[arg-type]
     )
-    step = image_step(spec, layers={"base": Step("layer base", layer)}, named={}, go=Path("go"))
+    step = image_step(spec, layers={"base": BuildStep("layer base", layer)}, named={}, go=Path("go"))
     return runner.run(step).path
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from lab.build import _only_build
 from lab.errors import CommandFailed, LabError
 from lab.progress import Progress
-from lab.steps import KEPT_RESULTS, Step, StepRunner, Work, remove_unfinished, tree_digest
+from lab.steps import KEPT_RESULTS, BuildStep, StepRunner, Work, remove_unfinished, tree_digest
 
 
 class Bench:
@@ -34,14 +34,14 @@ class Bench:
         """A runner as a new process would have it."""
         return StepRunner(self.cache, Progress(Console(file=self.output, force_terminal=False)))
 
-    def step(self, name: str, content: str = "content", **options: object) -> Step:
+    def step(self, name: str, content: str = "content", **options: object) -> BuildStep:
         """A step whose result is one file."""
 
         def build(work: Work) -> None:
             self.made.append(name)
             (work.out / "result").write_text(content)
 
-        return Step(name, build, **options)  # type: ignore[arg-type]
+        return BuildStep(name, build, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_interrupted_step_leaves_no_result(bench: Bench) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench.runner().run(Step("a", interrupted))
+        bench.runner().run(BuildStep("a", interrupted))
     assert list((bench.cache / "steps/a").iterdir()) == []
     assert "✗" in bench.output.getvalue()
 
@@ -152,7 +152,7 @@ def test_killed_step_is_removed_by_the_next_build(bench: Bench) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     process = multiprocessing.get_context("fork").Process(
-        target=lambda: bench.runner().run(Step("a", killed))
+        target=lambda: bench.runner().run(BuildStep("a", killed))
     )
     process.start()
     process.join(30)
@@ -167,7 +167,7 @@ def test_full_disk_in_a_step_is_said_in_words(bench: Bench) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(LabError, match="a: no space left on the disk") as caught:
-        bench.runner().run(Step("a", full))
+        bench.runner().run(BuildStep("a", full))
     assert "lab doctor" in caught.value.hint
     assert list(bench.cache.glob("steps/a/.*")) == [], "the unfinished result takes no space"
 
@@ -178,16 +178,16 @@ def test_build_goes_on_where_it_stopped(bench: Bench) -> None:
 
     below = bench.step("below")
     with pytest.raises(OSError, match="no"):
-        bench.runner().run(Step("above", fails, needs=[below]))
+        bench.runner().run(BuildStep("above", fails, needs=[below]))
     bench.runner().run(bench.step("above", needs=[bench.step("below")]))
     assert bench.made == ["below", "above"]
 
 
-def failing(program: str) -> Step:
+def failing(program: str) -> BuildStep:
     def build(work: Work) -> None:
         work.run([sys.executable, "-c", program])
 
-    return Step("go thing", build)
+    return BuildStep("go thing", build)
 
 
 def test_failing_program_shows_its_end_and_names_the_log(bench: Bench) -> None:
@@ -271,7 +271,7 @@ def test_steps_that_need_nothing_of_each_other_run_side_by_side(bench: Bench) ->
     def meets(_: Work) -> None:
         meet.wait()
 
-    bench.runner().run_all([Step(name, meets) for name in ("a", "b")])
+    bench.runner().run_all([BuildStep(name, meets) for name in ("a", "b")])
 
 
 def test_what_two_steps_need_is_made_once(bench: Bench) -> None:
@@ -297,6 +297,6 @@ def test_a_failure_ends_what_runs_beside_it(bench: Bench) -> None:
 
     begun = time.monotonic()
     with pytest.raises(LabError, match="it failed"):
-        bench.runner().run_all([Step("long", long), Step("fails", fails)])
+        bench.runner().run_all([BuildStep("long", long), BuildStep("fails", fails)])
     assert time.monotonic() - begun < 30, "a program went on"
     assert not list((bench.cache / "steps").glob("*/*")), "an unfinished result was kept"

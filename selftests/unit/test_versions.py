@@ -9,19 +9,19 @@ import pytest
 
 from harness.errors import UsageError
 from harness.profile import PROFILES_DIR, load_profile
-from harness.versions import Fact, Row, facts, page, version_tuple
+from harness.versions import Difference, Row, facts, page, version_tuple
 from harness.versions.online import newest
 from harness.versions.releases import KNOWN, NEWEST
 
 
 @pytest.mark.parametrize("fact", facts.FACTS, ids=lambda fact: f"{fact.component}: {fact.what}")
-def test_rows_rise_and_name_their_source(fact: Fact[object]) -> None:
+def test_rows_rise_and_name_their_source(fact: Difference[object]) -> None:
     assert [row.first for row in fact.rows] == sorted({row.first for row in fact.rows})
     assert all(row.source for row in fact.rows)
 
 
 def test_a_row_holds_until_the_next() -> None:
-    fact = Fact("k3s", "x", (Row("", "old", "a"), Row("1.34.0", "new", "b")))
+    fact = Difference("k3s", "x", (Row("", "old", "a"), Row("1.34.0", "new", "b")))
     assert [fact.at(it) for it in ("v1.21.2+k3s1", "v1.33.9+k3s1", "v1.34.0+k3s1", "v1.99.0+k3s1")] == [
         "old",
         "old",
