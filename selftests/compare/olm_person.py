@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,17 @@ class Person:
         self.create({"apiVersion": API, "kind": "Subscription", "metadata": meta, "spec": spec | changes})
 
     def namespace(self, name: str, *groups: Obj) -> None:
+        """A namespace and its OperatorGroups. OLM has seen each before the next comes: recorded 0.1 s apart."""
         self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         for group in groups:
             self.create(
                 copy.deepcopy(group) | {"apiVersion": "operators.coreos.com/v1", "kind": "OperatorGroup"}
             )
+            made = group["metadata"]["name"]
+            until(partial(self._answered, made, name), f"OLM's status of OperatorGroup {made}")
+
+    def _answered(self, group: str, namespace: str) -> bool:
+        return bool((self.get("OperatorGroup", group, namespace).get("status") or {}).get("namespaces"))
 
     def catalog(self, name: str, namespace: str, **spec: str) -> None:
         meta = {"name": name, "namespace": namespace}

@@ -16,9 +16,8 @@ from selftests.compare import olm_play
 from selftests.compare.olm_sequences import RECORDINGS
 
 BUNDLE = Path(os.environ.get("RUNNER_CONFORMANCE_BUNDLE", "/nonexistent"))
-#: Installing and upgrading in each way, and one way to mend an image. Not `refusals`: of two OperatorGroups
-#: the stand-in's first state parts from the recording (seen twice); olm_play has that step still.
-STEPS = ("install_olm", "automatic", "webhooks", "manual", "upgrade", "patch_both")
+#: Installing and upgrading in each way, one way to mend an image, and what is refused at once.
+STEPS = ("install_olm", "automatic", "webhooks", "manual", "upgrade", "patch_both", "refusals")
 
 
 @pytest.fixture(scope="module")
