@@ -64,11 +64,22 @@ def doctor(
     raise typer.Exit(EXIT_OK if all(it.ok or it.optional for it in findings) else EXIT_ENVIRONMENT)
 
 
-@app.command(epilog="Example: runner-conformance versions")
-def versions() -> None:
+@app.command(epilog="Example: runner-conformance versions --newer-than latest > new.toml")
+def versions(
+    newer_than: Annotated[
+        str, typer.Option(help="Print a matrix file of what is newer than this profile.", metavar="PROFILE")
+    ] = "",
+) -> None:
     """Say which release of each component is newest; offline, what is known and from when."""
     from harness.versions.online import newest
 
+    if newer_than:
+        from harness.matrix.newer import matrix_of_newer
+        from harness.profile import load_profile
+
+        profile = load_profile(newer_than)
+        print(matrix_of_newer(profile, newest()), end="")
+        return
     for line in newest():
         console.print(str(line))
 

@@ -86,7 +86,7 @@ class Person:
         self.create({"apiVersion": API, "kind": "Subscription", "metadata": meta, "spec": spec | changes})
 
     def namespace(self, name: str, *groups: Obj) -> None:
-        """A namespace and its OperatorGroups. OLM has seen each before the next comes: recorded 0.1 s apart."""
+        """A namespace and its OperatorGroups. OLM answers each before the next comes: recorded so."""
         self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         for group in groups:
             self.create(
