@@ -70,16 +70,29 @@ def test_signals_during_teardown_cut_nothing_short(project):
     assert project.document()["verdict"]["word"] == "INCONCLUSIVE"
 
 
-def test_a_closed_terminal_takes_down_and_reports(project):
+@pytest.mark.parametrize("listener", ["terminal", "pipe"])
+def test_where_nobody_listens_any_more_it_takes_down_and_reports(project, listener):
+    """The exit code is the run's, not that of Python's last flush of what could not be written (120, 1)."""
     project.test(WAITS)
-    master, slave = pty.openpty()
-    process = begin(project, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-    os.close(slave)
-    os.close(master)  # from now on each write fails with EIO; the kernel's SIGHUP is sent by hand:
+    ours, theirs = pty.openpty() if listener == "terminal" else os.pipe()
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = begin(project, stdout=theirs, stderr=theirs, start_new_session=True, env=buffered)
+    os.close(theirs)
+    os.close(ours)  # from now on each write fails with EIO or EPIPE; the kernel's SIGHUP is sent by hand:
     process.send_signal(signal.SIGHUP)  # the pty is nobody's controlling terminal here
     assert process.wait(timeout=60) == 130
     assert (project.pytester.path / "closed.txt").read_text() == "True"
     assert project.document()["run"]["interrupted"] is True
+
+
+def test_a_green_run_stays_green_where_nobody_listens_any_more(project):
+    project.test(WAITS.replace("time.sleep(60)", "time.sleep(2)"))
+    ours, theirs = os.pipe()
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = begin(project, stdout=theirs, stderr=theirs, env=buffered)
+    os.close(theirs)
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
 
 
 def test_nohup_is_kept(project):
