@@ -87,7 +87,7 @@ def _node_clock(ctx: StackContext) -> Iterator[str]:
 def _gitlab_clock(ctx: StackContext) -> Iterator[str]:
     target = gitlab.attach(ctx)
     with gitlab_errors("asking for the time", target.url):
-        answer = connect(target).http_request("get", "/version")
+        answer = connect(target, patient=False).http_request("get", "/version")
     told = answer.headers.get("Date")
     ahead = parsedate_to_datetime(told).timestamp() - time.time() if told else 0.0
     if abs(ahead) > SKEW_S:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from harness.diagnosis.model import Fact, Rule
 from harness.errors import Blame
 
-_PATIENT = "the client has tried for up to two minutes already"
+_PATIENT = "the client has tried for up to 40 s already"
+_NOBODY = "the client has tried for 10 s already; a server that restarts listens again sooner"
+_DEFINITE = "GitLab was asked and has answered"
+_TRUST = "neither trust nor time mends itself"
 
 
 def _status(*wanted: int) -> object:
@@ -34,6 +37,7 @@ RULES: tuple[Rule, ...] = (
         "GitLab's certificate has expired, or a clock is wrong",
         "renew the certificate, and compare the clocks of this machine and GitLab",
         rank=62,
+        why=_TRUST,
     ),
     _rule(
         "gitlab/untrusted",
@@ -41,6 +45,7 @@ RULES: tuple[Rule, ...] = (
         "GitLab's certificate is not trusted",
         "give the CA of this GitLab (--gitlab-ca-file), as a PEM file",
         rank=60,
+        why=_TRUST,
     ),
     _rule(
         "gitlab/proxy",
@@ -48,6 +53,7 @@ RULES: tuple[Rule, ...] = (
         "the proxy on the way to GitLab does not let the suite through",
         "see the proxy settings (no_proxy for a GitLab inside)",
         rank=61,
+        why=_NOBODY,
     ),
     _rule(
         "gitlab/name-unknown",
@@ -55,6 +61,7 @@ RULES: tuple[Rule, ...] = (
         "GitLab's name can't be resolved",
         "check the address and the name server",
         rank=59,
+        why=_NOBODY,
     ),
     _rule(
         "gitlab/slow",
@@ -71,6 +78,7 @@ RULES: tuple[Rule, ...] = (
         "check the address, the proxy settings and the network",
         rank=54,
         when=_status(0),
+        why=_NOBODY,
     ),
     _rule(
         "gitlab/none",
@@ -78,6 +86,7 @@ RULES: tuple[Rule, ...] = (
         "what answers at the address does not answer as a GitLab does",
         "is it the address of a GitLab?",
         rank=40,
+        why=_DEFINITE,
     ),
     _rule(
         "gitlab/token-refused",
@@ -85,6 +94,7 @@ RULES: tuple[Rule, ...] = (
         "GitLab refuses the token",
         "the token is wrong, expired or revoked: make a new personal access token with scope api",
         when=_status(401),
+        why=_DEFINITE,
     ),
     _rule(
         "gitlab/forbidden",
@@ -92,6 +102,7 @@ RULES: tuple[Rule, ...] = (
         "the token may not do this",
         "use a token of a user who is Maintainer or Owner of the project, with scope api",
         when=_status(403),
+        why=_DEFINITE,
     ),
     _rule(
         "gitlab/absent",
@@ -99,6 +110,7 @@ RULES: tuple[Rule, ...] = (
         "it is not in GitLab (any more)",
         "see in GitLab who removed it, and whether the user can see it",
         when=_status(404),
+        why=_DEFINITE,
     ),
     _rule(
         "gitlab/rate-limited",
@@ -106,6 +118,7 @@ RULES: tuple[Rule, ...] = (
         "GitLab keeps limiting the rate",
         "wait a few minutes, or use a GitLab with a higher limit",
         when=_status(429),
+        why="the client has waited as long as GitLab asked for, up to two minutes",
     ),
     _rule(
         "gitlab/server-error",
@@ -120,5 +133,6 @@ RULES: tuple[Rule, ...] = (
         "GitLab gave an answer that is not known here",
         "see GitLab's message",
         rank=10,
+        why=_DEFINITE,
     ),
 )

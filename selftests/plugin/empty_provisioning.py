@@ -45,7 +45,7 @@ from harness.plan import Subject  # noqa: E402
 from harness.profile import load_profile  # noqa: E402
 from harness.stack.catalogue import LAYERS  # noqa: E402
 
-harness.gitlab.patient.stop_after_attempt = lambda number: tenacity.stop_after_attempt(1)
+harness.gitlab.patient._Stop = lambda patient: tenacity.stop_after_attempt(1)
 HERE = Path(tempfile.mkdtemp(prefix="empty-provisioning-"))
 TOKEN = HERE / "token"
 TOKEN.write_text("glpat-of-nobody-at-all")
