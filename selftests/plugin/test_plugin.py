@@ -178,20 +178,6 @@ def test_last_failed_runs_only_what_was_red(project):
     assert list(project.statuses()) == ["olm/catalog"]
 
 
-def test_xdist_provisions_once_and_knows_what_is_red_elsewhere(project):
-    project.plan(seconds=0.3)
-    project.test(RED)
-    result = project.run("-n", "2")
-    assert result.ret == 1
-    assert sorted(project.made_steps()) == ["cluster", "olm", "operator"]
-    assert project.statuses() == {
-        "cluster/node": "passed",
-        "olm/catalog": "failed",
-        "operator/csv": "blocked",
-    }
-    assert (project.pytester.path / "closed.txt").exists()
-
-
 def test_leftovers_have_an_exit_code_of_their_own(project):
     project.plan(leftovers=["link rc-1"])
     project.test(GOOD)
