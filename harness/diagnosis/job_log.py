@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from harness.diagnosis.model import Fact, Rule
 from harness.errors import Blame
 
 _ENDED = "the job has ended"
+_ARTIFACTS = re.compile(r"(Uploading|Downloading) artifacts\b")
 
 
 def _rule(id: str, sign: str, meaning: str, do: str, **changes: object) -> Rule:
@@ -21,6 +24,18 @@ def _rule(id: str, sign: str, meaning: str, do: str, **changes: object) -> Rule:
 
 def _in_sources(fact: Fact) -> bool:
     return fact.seen.get("section") == "get_sources"
+
+
+def _of_artifacts(fact: Fact) -> bool:
+    """It is said while artifacts go to GitLab or come from there: no registry takes part."""
+    section = str(fact.seen.get("section", ""))
+    return section.startswith(("upload_artifacts", "download_artifacts")) or bool(
+        _ARTIFACTS.search(fact.said)
+    )
+
+
+def _not_of_artifacts(fact: Fact) -> bool:
+    return not _of_artifacts(fact)
 
 
 RULES: tuple[Rule, ...] = (
@@ -88,6 +103,7 @@ RULES: tuple[Rule, ...] = (
         "the registry refuses the job",
         "see the job token's rights in the project, and the clocks of GitLab and registry",
         rank=58,
+        when=_not_of_artifacts,
     ),
     _rule(
         "ci/certificate-expired",
@@ -208,11 +224,20 @@ RULES: tuple[Rule, ...] = (
         rank=33,
     ),
     _rule(
+        "ci/artifacts-refused",
+        r"\b40[13]\b|unauthorized|forbidden",
+        "GitLab refuses the job's token where its artifacts go or come from",
+        "see whether the job was canceled or ran too long: its token ends with it",
+        rank=69,
+        when=_of_artifacts,
+    ),
+    _rule(
         "ci/artifacts",
-        r"(Uploading|Downloading) artifacts .*coordinator",
+        r"(Uploading|Downloading) artifacts .*coordinator|\b[45]\d\d [A-Z]",
         "GitLab does not take or give the job's artifacts",
         "see GitLab's limits and its object storage",
         rank=68,
+        when=_of_artifacts,
     ),
     _rule(
         "ci/pull-policy",

@@ -52,6 +52,14 @@ def stamped(log: str) -> str:
     return "".join(f"2026-11-27T20:51:32.123456Z 00O {line}\n" for line in log.split("\n"))
 
 
+def artifacts(*said: str, section: str = "upload_artifacts_on_success") -> str:
+    """The script has succeeded; its artifacts don't arrive. The last section says so."""
+    body = "".join(f"{line}\n" for line in said)
+    done = SECTION.format("step_script", "Executing") + "$ true\n" + END.format("step_script")
+    return done + SECTION.format(section, "Uploading artifacts") + body + END.format(section) + EXIT
+
+
+AS_ARCHIVE = 'Uploading artifacts as "archive" to coordinator... '
 FORBIDDEN = 'setting up build pod: pods "runner-x" is forbidden: '
 PULLING = 'waiting for pod running: pulling image "a:1": image pull failed: '
 
@@ -97,6 +105,22 @@ PULLING = 'waiting for pod running: pulling image "a:1": image pull failed: '
         (prepare(error=PULLING + "unexpected status: 429 Too Many Requests"),
          "pull/rate-limited", Blame.ENVIRONMENT, "429"),
         (prepare(error=PULLING + "a:1: not found"), "pull/not-found", Blame.PRODUCT, "a:1: not found"),
+        (artifacts(*[f"ERROR: {AS_ARCHIVE}401 Unauthorized  id=12 responseStatus=401 Unauthorized status=401",
+                     "WARNING: Retrying...   context=artifacts-uploader error=invalid argument"] * 3,
+                   "FATAL: invalid argument"),
+         "ci/artifacts-refused", Blame.ENVIRONMENT, "401 Unauthorized"),
+        (artifacts("WARNING: POST https://gitlab.example.com/api/v4/jobs/12/artifacts: 401 Unauthorized"),
+         "ci/artifacts-refused", Blame.ENVIRONMENT, "jobs/12/artifacts: 401"),
+        (artifacts("ERROR: Downloading artifacts from coordinator... unauthorized  id=12",
+                   "FATAL: permission denied", section="download_artifacts"),
+         "ci/artifacts-refused", Blame.ENVIRONMENT, "unauthorized"),
+        (artifacts("ERROR: Downloading artifacts from coordinator... not found  id=12 status=404",
+                   "FATAL: not found", section="download_artifacts"),
+         "ci/artifacts", Blame.ENVIRONMENT, "not found"),
+        (artifacts(f"ERROR: {AS_ARCHIVE}413 Request Entity Too Large  id=12", "FATAL: too large"),
+         "ci/artifacts", Blame.ENVIRONMENT, "413"),
+        (script("Error response from daemon: login attempt failed with status: 401 Unauthorized"),
+         "ci/registry-denied", Blame.ENVIRONMENT, "401"),
         (prepare(error="something new"), "ci/system", Blame.ENVIRONMENT, "something new"),
     ],
 )  # fmt: skip
