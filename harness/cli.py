@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -30,9 +28,11 @@ from harness.errors import (
     UsageError,
 )
 from harness.evidence import collect
+from harness.interrupts import Interrupts
 from harness.matrix import cli as matrix
 from harness.options import OPTIONS, UP, Given, Option, ProvisionOptions, provision_options
 from harness.redact import redact
+from harness.streams import SafeFile, let_go_of_dead_streams
 
 app = typer.Typer(
     help="k3s, cert-manager, OLM, GitLab Runner Operator and a Runner, in an ephemeral cluster.",
@@ -132,6 +132,7 @@ def _up(options: ProvisionOptions, only: list[str] | None) -> None:
     transfers = Transfers(console)
     run = Provisioner(options, progress=progress, report=console.print, transferred=transfers)
     stays = False
+    _interrupts.ending = run.graph.cancelled  # what it still waits for then must end before the removal
     try:
         with transfers:
             plan = run.plan(layers)
@@ -155,10 +156,9 @@ def _up(options: ProvisionOptions, only: list[str] | None) -> None:
 
 
 def _clean_up(run: Any) -> None:
-    """Teardown that a second Ctrl-C doesn't cut short."""
-    with _ignoring_interrupts():
-        console.print("Removing everything that this run made …")
-        leftovers = run.down()
+    _interrupts.ending.set()
+    console.print("Removing everything that this run made …")
+    leftovers = run.down()
     if leftovers:
         raise LeftoversError(
             "not everything could be removed", "see `runner-conformance reap`", evidence="\n".join(leftovers)
@@ -236,8 +236,8 @@ def down(name: Name = DEFAULT_NAME) -> None:
     """Remove a kept stack: everything that carries its run id, and nothing else."""
     from harness.teardown import take_down
 
-    with _ignoring_interrupts():
-        leftovers = take_down(name)
+    _interrupts.ending.set()  # from here on no signal cuts the removal short
+    leftovers = take_down(name)
     if leftovers:
         raise LeftoversError(
             f"not everything of stack {name!r} could be removed",
@@ -303,11 +303,11 @@ def reap(
         if not found.lines():
             console.print("Nothing is left behind.")
         return
-    with _ignoring_interrupts():
-        resisted = reap_all(access)
-        if unknown:
-            resisted += remove_unknown()
-        after = survey(access)
+    _interrupts.ending.set()
+    resisted = reap_all(access)
+    if unknown:
+        resisted += remove_unknown()
+    after = survey(access)
     left = dict.fromkeys((*resisted, *after.lines(), *(after.unknown if unknown else ())))
     if left:
         raise LeftoversError(
@@ -320,28 +320,14 @@ def reap(
 matrix.register(app)
 
 
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    def told(number: int, frame: FrameType | None) -> None:
-        console.print("Still cleaning up; it takes a few seconds.")
-
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+_interrupts = Interrupts(lambda line: console.print(line, markup=False))
 
 
 def main() -> None:
     """Entry point: errors become a sentence and an exit code that tells environment from product."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _as_interrupt)
+    sys.stderr = cast("TextIO", SafeFile(sys.stderr))  # a terminal that was closed must not end the removal
     try:
+        _interrupts.install()
         code = app(standalone_mode=False)
     except HarnessError as error:
         console.print(f"\n{redact(str(error))}", markup=False)
@@ -353,6 +339,8 @@ def main() -> None:
         code = EXIT_INTERRUPTED
     except Exception as error:
         code = _usage_of_click(error)
+    _interrupts.ignore()
+    let_go_of_dead_streams()
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 

@@ -108,3 +108,11 @@ _EXIT_OF_BLAME = {
     Blame.ENVIRONMENT: EXIT_ENVIRONMENT,
     Blame.SUITE: EXIT_SUITE,
 }
+
+
+def of_os_error(error: OSError, what: str) -> EnvironmentProblem:
+    """The host's fault, in a sentence: a full disk, a file system that went read-only, no descriptor left."""
+    where = f": {error.filename}" if error.filename else ""
+    return EnvironmentProblem(
+        f"{what}: {error.strerror or error}{where}", "make room, or mend that file system"
+    )

@@ -67,6 +67,7 @@ class ExampleProvisioning:
 
     def evidence(self, step, directory):
         directory.mkdir(parents=True, exist_ok=True)
+        time.sleep(PLAN.get("evidence_seconds", 0))
         (directory / "why.txt").write_text(f"{step} broke")
 
     def notes(self):

@@ -70,6 +70,26 @@ def test_signals_during_teardown_cut_nothing_short(project):
     assert project.document()["verdict"]["word"] == "INCONCLUSIVE"
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_second_signal_leaves_out_what_leaving_nothing_does_not_need(project, signals):
+    project.plan(fails="olm", evidence_seconds=8)
+    project.test(WAITS)
+    project.test(GOOD.replace("cluster/", "later/"), "test_later.py")
+    process = begin(project)
+    evidence = project.pytester.path / "report" / "evidence" / "step-olm"
+    while not evidence.exists():
+        time.sleep(0.02)
+    for _ in range(signals):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    out = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130, out
+    assert (project.pytester.path / "closed.txt").read_text() == "True"
+    assert (evidence / "why.txt").exists() is (signals == 1)
+    assert ("leaving out all else" in out) is (signals == 2)
+    assert project.document()["verdict"]["word"] == "INCONCLUSIVE"
+
+
 @pytest.mark.parametrize("listener", ["terminal", "pipe"])
 def test_where_nobody_listens_any_more_it_takes_down_and_reports(project, listener):
     """The exit code is the run's, not that of Python's last flush of what could not be written (120, 1)."""
