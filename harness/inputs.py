@@ -26,8 +26,12 @@ def check_inputs(options: ProvisionOptions) -> None:
     register_environment()
     if options.cluster == "existing" and options.kubeconfig is not None:
         from harness.cluster import ExistingCluster
+        from harness.cluster.rights import check_rights
+        from harness.kube import Kube
 
         ExistingCluster(options.kubeconfig, options.context).start()
+        user = f"the user of context {options.context!r} in {options.kubeconfig}"
+        check_rights(Kube(options.kubeconfig, options.context), user)
     if options.gitlab_url is not None and options.gitlab_token_file is not None:
         from harness.gitlab.client import GitLabTarget, check
 

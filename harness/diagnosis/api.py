@@ -60,7 +60,7 @@ RULES: tuple[Rule, ...] = (
         "api/forbidden",
         r"",
         "the kubeconfig's user may not do this",
-        "use a user with the rights that README names",
+        "use a user with the rights that docs/acceptance.md names",
         rank=46,
         when=_status(403),
     ),
