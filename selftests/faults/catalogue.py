@@ -24,30 +24,25 @@ import tomlkit
 from harness.cluster import K3sCluster
 from harness.errors import Blame
 from harness.kube import Kube
+from selftests.faults.damaged import DAMAGED_BUNDLES, RUNNER
 from selftests.faults.fault import Fault
 from selftests.faults.steps import (
-    Append,
     Corrupt,
     Create,
     Edit,
     FaultError,
     OnNode,
     Patch,
-    Remove,
     Shows,
     Stack,
     StopRegistry,
-    Truncate,
     Withhold,
     copy_bundle,
 )
 from selftests.faults.struck import STRUCK
 
-REFUSED = "refused"
-"""In place of an outcome: the run ends at once with exit code 10 (environment), and nothing was made."""
 NOT_PULLED = r"ErrImagePull|ImagePullBackOff"
 OPERATOR = "registry.gitlab.com/gitlab-org/gl-openshift/gitlab-runner-operator/gitlab-runner-operator"
-RUNNER = "registry.gitlab.com/gitlab-org/ci-cd/gitlab-runner-ubi-images"
 DEPLOYMENT = "apps/v1/Deployment"
 
 
@@ -92,58 +87,6 @@ def _withheld(name: str, ref: str, red: str, reason: str = NOT_PULLED) -> Fault:
     """An upstream image that is gone: the registry answers, so the network is not to blame."""
     return Fault(name, f"{ref} is in no registry", red, reason, Blame.PRODUCT, bundle=(Withhold(ref),))
 
-
-_DAMAGED_BUNDLES = (
-    Fault(
-        "bundle-without-listing",
-        "the directory has no bundle.toml",
-        REFUSED,
-        r"is no bundle: it has no bundle\.toml",
-        bundle=(Remove("bundle.toml"),),
-    ),
-    Fault(
-        "bundle-for-arm64",
-        "the bundle is for another architecture",
-        REFUSED,
-        r"is for arm64, this machine is",
-        bundle=(Edit("bundle.toml", 'architecture = "amd64"', 'architecture = "arm64"'),),
-    ),
-    Fault(
-        "bundle-unknown-field",
-        "bundle.toml has a field that nobody knows",
-        REFUSED,
-        r"bundle\.toml.*colour",
-        bundle=(Edit("bundle.toml", "format = 1", 'format = 1\ncolour = "red"'),),
-    ),
-    Fault(
-        "k3s-tampered",
-        "files/k3s is not the one that bundle.toml has the sha256 of",
-        REFUSED,
-        r"files/k3s was changed: sha256",
-        bundle=(Append("files/k3s"),),
-    ),
-    Fault(
-        "manifest-missing",
-        "files/cert-manager.yaml is not there",
-        REFUSED,
-        r"files/cert-manager\.yaml is missing",
-        bundle=(Remove("files/cert-manager.yaml"),),
-    ),
-    Fault(
-        "image-missing",
-        "an image that bundle.toml promises is not in the registry's storage",
-        REFUSED,
-        r"not whole: .*gitlab-runner-ocp",
-        bundle=(Withhold(f"{RUNNER}/gitlab-runner-ocp:v16.0.1", listed=True),),
-    ),
-    Fault(
-        "layer-truncated",
-        "half of a layer of docker:latest is missing",
-        REFUSED,
-        r"a layer of .* is truncated",
-        bundle=(Truncate("docker.io/library/docker:latest"),),
-    ),
-)
 
 _CLUSTER = (
     Fault(
@@ -395,7 +338,7 @@ _RUNNER_AND_JOBS = (
 
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault
-    for group in (_DAMAGED_BUNDLES, _CLUSTER, _CERT_MANAGER, _OLM, _OPERATOR, _RUNNER_AND_JOBS, STRUCK)
+    for group in (DAMAGED_BUNDLES, _CLUSTER, _CERT_MANAGER, _OLM, _OPERATOR, _RUNNER_AND_JOBS, STRUCK)
     for fault in group
 }
 

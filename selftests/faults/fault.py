@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from harness.errors import Blame
 from selftests.faults.steps import BundleStep, StackStep
 
+REFUSED = "refused"
+"""In place of an outcome: the run ends at once with exit code 10 (environment), and nothing was made."""
+
 
 @dataclass(frozen=True)
 class Fault:

@@ -7,16 +7,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fixtures.plugin.catalogue import ROOT, declared
+from selftests.faults.seen import NO_REASON, first_line, seconds_of
 
 RUN_TIMEOUT_S = 900
-ROW_CHARS = 220
 
 
 @cache
@@ -64,55 +64,42 @@ def run_outcomes(
 class Wanted:
     """What is wanted of a red outcome besides its words; empty or 0: left open."""
 
+    reason: str
     blame: str = ""
     rule: str = ""
     limit_s: float = 0.0
 
 
-NO_REASON = re.compile(r"^[A-Za-z_.]*(Error|Exception|_Again)\b|\bnot so after\b|…$")
-"""How no reason may begin or end: with an exception's class, or in the middle of its cause."""
-
-
-def compare(
-    red: str, what: str, entry: Mapping[str, Any], reason: str, wanted: Wanted = Wanted()
-) -> list[str]:
-    """Print a row for selftests/README.md when ``red`` failed for its reason; else a complaint."""
-    said = entry.get("reason", "").strip()
-    first = said.splitlines()[0] if said else ""
-    if entry.get("status") != "failed" or not re.search(reason, said):
-        return [f"{red}: {what}: {entry.get('status', 'not run')}: {first or 'no reason given'}"]
-    took, rule = float(entry.get("duration_s", 0.0)), entry.get("reason_id", "")
-    if NO_REASON.search(first):
-        return [f"{red}: {what}: this is no reason: {first}"]
+def wrong_with(entry: Mapping[str, Any], wanted: Wanted) -> str:
+    """What is wrong with how an outcome turned red; empty where it is all as wanted."""
+    said, first = str(entry.get("reason", "")), first_line(entry)
+    if entry.get("status") != "failed":
+        return f"is {entry.get('status', 'not run')}: {first or 'no reason given'}"
+    if not re.search(wanted.reason, said):
+        return f"does not say {wanted.reason!r}: {first or 'no reason given'}"
+    rule, took = entry.get("reason_id", ""), seconds_of(entry)
     if wanted.blame and entry.get("blame") != wanted.blame:
-        return [f"{red}: {what}: blames {entry.get('blame')} instead of {wanted.blame} ({rule}): {first}"]
+        return f"blames {entry.get('blame')} instead of {wanted.blame} ({rule}): {first}"
     if wanted.rule and rule != wanted.rule:
-        return [f"{red}: {what}: explained by {rule or 'no rule'} instead of {wanted.rule}: {first}"]
+        return f"is explained by {rule or 'no rule'} instead of {wanted.rule}: {first}"
     if wanted.limit_s and took > wanted.limit_s:
-        return [f"{red}: {what}: red after {took:.0f} s, {wanted.limit_s:.0f} s at most: {first}"]
-    who = f"{entry.get('blame')}{f', `{rule}`' if rule else ''}, {took:.0f} s"
-    print(f"| `{red}` | {what} | {who} | {in_short(first)} |", flush=True)
-    return []
+        return f"is red after {took:.0f} s, {wanted.limit_s:.0f} s at most: {first}"
+    return ""
 
 
-def still_green(what: str, green: Sequence[str], ended: Ended) -> list[str]:
-    """Complaints about outcomes that a fault may not turn red."""
-    return [
-        f"{outcome}: {what}: is {entry.get('status')} and must pass: {entry.get('reason', '')[:300]}"
-        for outcome in green
-        if (entry := ended.entry(outcome)).get("status") != "passed"
+def beside(ended: Ended, red: Collection[str], green: Collection[str], blocked: Collection[str]) -> list[str]:
+    """What is wrong beside the outcomes that had to turn red."""
+    found = [
+        f"{name} is {entry.get('status', 'not run')} and must be {status}: {first_line(entry)}"
+        for names, status in ((green, "passed"), (blocked, "blocked"))
+        for name in names
+        if (entry := ended.entry(name)).get("status") != status
     ]
-
-
-def in_short(line: str) -> str:
-    """A line as a cell of a table, without directories of this machine."""
-    flat = re.sub(r"\s+", " ", line).replace("|", "\\|")
-    flat = re.sub(r"(?<![\w.:/])(/[\w.+-]+){2,}/(?=[\w.+-]+)", "…/", flat)
-    return flat if len(flat) <= ROW_CHARS else f"{flat[: ROW_CHARS - 1]}…"
-
-
-def told(complaints: list[str]) -> list[str]:
-    """The complaints, which are told at once: a whole run takes half an hour."""
-    for line in complaints:
-        print(line, file=sys.stderr, flush=True)
-    return complaints
+    entries = ended.document.get("outcomes", ())
+    found += [
+        f"{it['id']} is red too: {first_line(it)}"
+        for it in entries
+        if it["status"] == "failed" and it["id"] not in (*red, *green, *blocked)
+    ]
+    told = [it for it in (*entries, *ended.document.get("phases", ())) if it["status"] == "failed"]
+    return found + [f"this is no reason: {first_line(it)}" for it in told if NO_REASON.search(first_line(it))]

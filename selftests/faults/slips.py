@@ -5,6 +5,7 @@ What a pipeline or a second cluster did can't be broken afterwards; so the files
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from fixtures.plugin.catalogue import ROOT
 from selftests.faults import strike
-from selftests.faults.run import compare, run_outcomes, test_of, told
+from selftests.faults.run import Wanted, beside, run_outcomes, test_of, wrong_with
+from selftests.faults.seen import Record, Seen
 from selftests.faults.steps import BundleStep, Withhold, copy_bundle
 
 SUBSTITUTE = "docker.io/kubesphere/kube-rbac-proxy:v0.8.0"
@@ -27,13 +29,18 @@ SOCKET = (
 
 @dataclass(frozen=True)
 class Slip:
-    """``file`` below the project has ``new`` for ``old``; ``red``: outcome → what its reason must say."""
+    """``file`` below the project has ``new`` for ``old``; ``red``: outcome → what its reason must say.
+
+    ``rule`` must explain it, and ``blame`` be at fault; empty: left open.
+    """
 
     what: str
     red: Mapping[str, str]
     file: str = ""
     old: str = ""
     new: str = ""
+    rule: str = ""
+    blame: str = "product"
 
 
 @dataclass(frozen=True)
@@ -154,19 +161,49 @@ RUNS: tuple[Run, ...] = (
         ),
         strike="hasty-csv",
     ),
+    Run(
+        (
+            Slip(
+                "a config.toml that is no TOML, in the ConfigMap that the Runner names",
+                {"docker-sock/host-path": "toml|TOML|config"},
+                "fixtures/files/custom-config.toml",
+                "  [runners.kubernetes]\n",
+                "  [runners.kubernetes\n",
+                rule="runner/config",
+            ),
+            Slip(
+                "docker-dind without privilege",
+                {"pipeline/dind/succeeds": "permission denied|are you root|not permitted|must be root"},
+                "fixtures/files/dind-config.toml",
+                "    privileged = true\n",
+                "",
+                rule="ci/dind-needs-privilege",
+            ),
+        ),
+    ),
+    Run(
+        (
+            Slip(
+                "the token under a key that the operator does not read",
+                {"runner/pod": "key not found"},
+                "fixtures/steps/runner_setups.py",
+                "key = facts.TOKEN_KEY.at(context.profile.operator.version)",
+                'key = "token"',
+                rule="operator/secret-key",
+            ),
+        ),
+    ),
 )
 
 
-def see(bundle: Path, scratch: Path, only: str) -> list[str]:
-    """Make each run with its slips; complaints about what was not red, or not for its reason."""
-    complaints: list[str] = []
+def see(bundle: Path, scratch: Path, only: str, record: Record) -> None:
+    """Make each run with its slips."""
     for number, run in enumerate(RUNS):
-        if any(only in it for slip in run.slips for it in (slip.what, *slip.red)):
-            complaints += told(_see(run, bundle, scratch / f"slips-{number}"))
-    return complaints
+        if any(re.search(only, it) for slip in run.slips for it in (slip.what, *slip.red)):
+            _see(run, bundle, scratch / f"slips-{number}", record)
 
 
-def _see(run: Run, bundle: Path, scratch: Path) -> list[str]:
+def _see(run: Run, bundle: Path, scratch: Path, record: Record) -> None:
     project, own = scratch / "project", scratch / "bundle"
     scratch.mkdir()
     copy_project(project)
@@ -187,13 +224,16 @@ def _see(run: Run, bundle: Path, scratch: Path) -> list[str]:
         environment={strike.VARIABLE: run.strike} if run.strike else {},
     )
     if not ended.document:
-        return [f"{', '.join(outcomes)}: pytest ended with {ended.code}:\n{ended.output[-3000:]}"]
-    return [
-        complaint
-        for slip in run.slips
-        for outcome, reason in slip.red.items()
-        for complaint in compare(outcome, slip.what, ended.entry(outcome), reason)
-    ]
+        record.complain(f"{', '.join(outcomes)}: pytest ended with {ended.code}:\n{ended.output[-3000:]}")
+        return
+    for slip in run.slips:
+        for outcome, reason in slip.red.items():
+            entry = ended.entry(outcome)
+            if wrong := wrong_with(entry, Wanted(reason, slip.blame, slip.rule)):
+                record.complain(f"{outcome}: {slip.what}: {wrong}")
+            else:
+                record.see(Seen.of("slips", slip.what, outcome, entry))
+    record.complain(*beside(ended, outcomes, (), ()))
 
 
 def copy_project(target: Path) -> None:

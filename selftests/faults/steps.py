@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from harness.artifacts.bundle import Bundle
 from harness.artifacts.storage import ImageRef, Storage, sha256_file
 from harness.cluster import K3sCluster
+from harness.gitlab.client import GitLabTarget, connect
 from harness.kube import Kube
 from harness.wait import wait_for
 
@@ -30,10 +31,11 @@ class FaultError(Exception):
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack as a fault strikes it: through its API server, or on its node."""
+    """A running stack as a fault strikes it: through its API server, on its node, or in its GitLab."""
 
     kube: Kube
     cluster: K3sCluster
+    gitlab: GitLabTarget | None = None
 
 
 class BundleStep(Protocol):
@@ -270,6 +272,21 @@ class OnNode:
         done = stack.cluster.node_shell(["sh", "-c", self.script])
         if done.returncode:
             raise FaultError(f"on the node, `{self.script}` failed: {done.stderr.strip()}")
+
+
+@dataclass(frozen=True)
+class PauseRunners:
+    """Somebody pauses every runner that GitLab shows."""
+
+    def strike(self, stack: Stack) -> None:
+        if stack.gitlab is None:
+            raise FaultError("this stack has no GitLab")
+        gl = connect(stack.gitlab)
+        runners = gl.runners.list(get_all=True)
+        if not runners:
+            raise FaultError(f"{stack.gitlab.url} shows no runner to be paused")
+        for runner in runners:
+            gl.http_put(f"/runners/{runner.id}", post_data={"paused": True})
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,10 @@ def _fault(name: str) -> Callable[[str], None]:
     def strike(stack: str) -> None:
         context = attach(stack)
         assert isinstance(context.cluster, K3sCluster)
-        inject(FAULTS[name], FaultTarget(stack=Stack(context.kube, context.cluster)))
+        inject(
+            FAULTS[name],
+            FaultTarget(stack=Stack(context.kube, context.cluster, context.results.get("gitlab"))),
+        )
 
     return strike
 

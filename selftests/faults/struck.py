@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import Blame
 from selftests.faults.fault import Fault
-from selftests.faults.steps import Create, Delete, Patch, StackStep
+from selftests.faults.steps import Create, Delete, Patch, PauseRunners, StackStep
 
 GROUP = "operators.coreos.com/v1/OperatorGroup"
 JOB = "pipeline/dind/succeeds"
@@ -84,5 +84,14 @@ STRUCK: tuple[Fault, ...] = (
         stack=(Patch("v1/Namespace", {"metadata": {"labels": {_MARK: "baseline"}}}, name=_NAMESPACE),),
         after="runner-dind",
         rule="admission/pod-security",
+    ),
+    Fault(
+        "runner-paused",
+        "somebody pauses the runner in GitLab before it takes the job",
+        JOB,
+        r"paused",
+        stack=(PauseRunners(),),
+        after="runner-dind",
+        rule="runner/paused",
     ),
 )

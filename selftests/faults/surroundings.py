@@ -38,8 +38,9 @@ def quota(namespace: str) -> Break:
     )
 
 
-def limit_range(namespace: str, **limits: Any) -> Break:
-    spec = {"limits": [{"type": "Container", **limits}]}
+def limit_range(namespace: str, kind: str = "Container", **limits: Any) -> Break:
+    """Of ``kind`` Pod it refuses; of a container's minimum Kubernetes makes the request that it lacks."""
+    spec = {"limits": [{"type": kind, **limits}]}
     return created(
         {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "narrow"}, "spec": spec}, namespace
     )
@@ -283,6 +284,18 @@ def _viewer(text: str, stacks: Stacks) -> str:
 
 
 @contextmanager
+def _gitlab_refuses(stacks: Stacks) -> Iterator[None]:
+    """What this machine knows as GitLab's address refuses connections; pods and GitLab are well."""
+    record = stacks.stack.state_dir / "gitlab" / "process.json"
+    before = record.read_text()
+    record.write_text(re.sub(r"(https?://[^:\"]+):\d+", r"\1:9", before))
+    try:
+        yield
+    finally:
+        record.write_text(before)
+
+
+@contextmanager
 def _evicted(stacks: Stacks) -> Iterator[None]:
     """cert-manager's controller was evicted, and its replacement runs: the Failed pod stays beside it."""
     kube, label = stacks.kube, "app=cert-manager"
@@ -325,7 +338,7 @@ def _mirror(what: str, rule: str, words: str, broken: Break, blame: str = ENVIRO
 
 SURROUNDINGS: tuple[Breakage, ...] = (
     _pods("a LimitRange whose minimum the pod is below", "admission/limit-range", "minimum cpu usage",
-          limit_range(CHECKS, min={"cpu": "2"})),
+          limit_range(CHECKS, "Pod", min={"cpu": "2"})),
     _pods("a LimitRange that asks for 512 GiB", "schedule/insufficient", "Insufficient memory",
           limit_range(CHECKS, defaultRequest={"memory": "512Gi"}, default={"memory": "512Gi"}), limit_s=60.0),
     _pods("Pod Security `restricted` on the checks", "admission/pod-security", "violates PodSecurity",
@@ -346,7 +359,8 @@ SURROUNDINGS: tuple[Breakage, ...] = (
     _injector("a ResourceQuota of no pods in cert-manager", "admission/quota", "exceeded quota",
               with_pod_gone(quota(CERT_MANAGER), CERT_MANAGER, INJECTOR, refused)),
     _injector("a LimitRange in cert-manager", "admission/limit-range", "minimum cpu usage",
-              with_pod_gone(limit_range(CERT_MANAGER, min={"cpu": "2"}), CERT_MANAGER, INJECTOR, refused)),
+              with_pod_gone(limit_range(CERT_MANAGER, "Pod", min={"cpu": "2"}),
+                            CERT_MANAGER, INJECTOR, refused)),
     _injector("Pod Security `restricted` in cert-manager", "admission/pod-security", "violates PodSecurity",
               with_pod_gone(labelled(CERT_MANAGER, "pod-security.kubernetes.io/enforce", "restricted"),
                             CERT_MANAGER, INJECTOR, refused)),
@@ -368,6 +382,8 @@ SURROUNDINGS: tuple[Breakage, ...] = (
     _mirror("is gone", "pull/unreachable", "connection refused", _registry_gone),
     Breakage("Deployment olm-operator scaled to 0", {"olm/rolled-out": "0 replicas"},
              scaled("olm-operator", "olm"), rule="container/scaled-down", blame=PRODUCT),
+    Breakage("GitLab refuses connections", {"runner/online": "refused"}, _gitlab_refuses,
+             rule="gitlab/unreachable", blame=ENVIRONMENT, limit_s=15.0),
     Breakage("an evicted pod beside the one that took its place", {}, _evicted,
              green=("cert-manager/deployments", "cert-manager/certificate-issued")),
 )  # fmt: skip

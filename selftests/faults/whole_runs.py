@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from harness.profile import PROFILES_DIR
 from selftests.faults import strike
-from selftests.faults.catalogue import FAULTS, REFUSED, Fault, FaultTarget, inject
-from selftests.faults.run import Wanted, compare, in_short, run_outcomes, test_of, told
+from selftests.faults.blocked import blocked_by
+from selftests.faults.catalogue import FAULTS, FaultTarget, inject
+from selftests.faults.fault import REFUSED, Fault
+from selftests.faults.run import Ended, Wanted, beside, run_outcomes, test_of, wrong_with
+from selftests.faults.seen import Record, Seen
 
 SHOWN_BY = {
     REFUSED: "cluster/kubernetes-version",
@@ -21,16 +25,20 @@ SHOWN_BY = {
 EXIT_ENVIRONMENT = 10
 
 
-def see(bundle: Path, scratch: Path, only: str) -> list[str]:
-    """Inject, run, compare; complaints about what was not red, not for its reason, or not blamed right."""
-    complaints: list[str] = []
+def see(bundle: Path, scratch: Path, only: str, record: Record) -> None:
+    """Inject, run, compare."""
     for fault in FAULTS.values():
-        if any(only in it for it in (fault.name, fault.what, fault.red)):
-            complaints += told(_see(fault, bundle, scratch / f"fault-{fault.name}"))
-    return complaints
+        if any(re.search(only, it) for it in (fault.name, fault.what, fault.red, fault.rule)):
+            own = scratch / f"fault-{fault.name}"
+            try:
+                _see(fault, bundle, own, record)
+            except Exception as error:  # the others are still to be seen
+                record.complain(f"{fault.name}: {type(error).__name__}: {error}")
+            finally:
+                shutil.rmtree(own, ignore_errors=True)
 
 
-def _see(fault: Fault, bundle: Path, scratch: Path) -> list[str]:
+def _see(fault: Fault, bundle: Path, scratch: Path, record: Record) -> None:
     scratch.mkdir()
     arguments, environment = [], {}
     own = bundle
@@ -44,23 +52,38 @@ def _see(fault: Fault, bundle: Path, scratch: Path) -> list[str]:
     if fault.stack:
         arguments += ["-p", strike.__name__]
         environment[strike.VARIABLE] = fault.name
+    shown_by = SHOWN_BY.get(fault.red, fault.red)
+    blocked = (
+        () if shown_by != fault.red else blocked_by(fault.red, frozenset((fault.red.partition("/")[0],)))
+    )
     ended = run_outcomes(
         *arguments,
         "--artifacts",
         str(own),
-        test_of(SHOWN_BY.get(fault.red, fault.red)),
+        *map(test_of, (shown_by, *blocked)),
         report=scratch / "report",
         environment=environment,
     )
-    what = f"fault `{fault.name}`"
-    if fault.red != REFUSED:
-        if not ended.document:
-            return [f"{fault.name}: pytest ended with {ended.code}:\n{ended.output[-3000:]}"]
-        return compare(
-            fault.red, what, ended.entry(fault.red), fault.reason, Wanted(fault.blame.value, fault.rule)
-        )
-    if ended.document or ended.code != EXIT_ENVIRONMENT or not re.search(fault.reason, ended.output):
-        return [f"{fault.name}: not refused for its reason, exit code {ended.code}:\n{ended.output[-1500:]}"]
-    (line, *_) = [line for line in ended.output.splitlines() if re.search(fault.reason, line)]
-    print(f"| {REFUSED} | {what} | {in_short(line)} |", flush=True)
-    return []
+    if fault.red == REFUSED:
+        _see_refused(fault, ended, record)
+        return
+    if not ended.document:
+        record.complain(f"{fault.name}: pytest ended with {ended.code}:\n{ended.output[-3000:]}")
+        return
+    entry = ended.entry(fault.red)
+    if wrong := wrong_with(entry, Wanted(fault.reason, fault.blame.value, fault.rule)):
+        record.complain(f"{fault.red}: {fault.name}: {wrong}")
+    else:
+        record.see(Seen.of("faults", fault.what, fault.red, entry))
+    wrong_beside = beside(ended, (fault.red, shown_by), (), blocked)
+    record.complain(*(f"{fault.name}: {it}" for it in wrong_beside))
+
+
+def _see_refused(fault: Fault, ended: Ended, record: Record) -> None:
+    said = [line for line in ended.output.splitlines() if re.search(fault.reason, line)]
+    if ended.document or ended.code != EXIT_ENVIRONMENT or not said:
+        tail = ended.output[-1500:]
+        record.complain(f"{fault.name}: not refused for its reason, exit code {ended.code}:\n{tail}")
+        return
+    entry = {"reason": said[0], "blame": fault.blame.value}
+    record.see(Seen.of("faults", fault.what, REFUSED, entry))

@@ -17,7 +17,8 @@ from harness.artifacts.storage import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Image
 from harness.errors import HarnessError
 from harness.profile import PROFILES_DIR, load_profile
 from selftests.faults import catalogue as faults
-from selftests.faults.catalogue import FAULTS, REFUSED, Fault, FaultTarget, inject
+from selftests.faults.catalogue import FAULTS, FaultTarget, inject
+from selftests.faults.fault import REFUSED, Fault
 from selftests.faults.steps import Corrupt, Edit, FaultError, Patch, Stack, Withhold
 
 FILES = {

@@ -1,0 +1,102 @@
+"""What was seen of each fault on a real node, as data in ``seen.json``, from which a page is made."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.files import write_whole
+
+SEEN = Path(__file__).with_name("seen.json")
+NO_REASON = re.compile(r"^[\w.]*(Error|Exception|_Again)\b|\bnot so after\b|…$")
+"""How no reason may begin or end: with an exception's class, or in the middle of its cause."""
+_LOCAL_DIRECTORY = re.compile(r"(?<![\w.:/])(/[\w.+-]+){2,}/(?=[\w.+-]+)")
+_WAITED = re.compile(r"\b(?:failed|timed out) after ([\d.]+) s\b")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A fault that turned the intended outcome red, for the intended reason.
+
+    ``seconds`` until it was named: how long the wait lasted that told it, else the whole test.
+    """
+
+    part: str
+    fault: str
+    red: str
+    blame: str
+    rule: str
+    seconds: float
+    said: str
+    day: str
+
+    @classmethod
+    def of(cls, part: str, fault: str, red: str, entry: Mapping[str, Any]) -> Seen:
+        """From the outcome's entry in conformance.json."""
+        said = first_line(entry)
+        return cls(
+            part,
+            fault,
+            red,
+            str(entry.get("blame") or ""),
+            str(entry.get("reason_id") or ""),
+            round(seconds_of(entry), 1),
+            said,
+            f"{datetime.now(UTC):%Y-%m-%d}",
+        )
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.part, self.fault, self.red
+
+
+def first_line(entry: Mapping[str, Any]) -> str:
+    """An entry's reason without its evidence, and without directories of this machine."""
+    said = str(entry.get("reason", "")).strip()
+    return _LOCAL_DIRECTORY.sub("…/", " ".join(said.splitlines()[0].split())) if said else ""
+
+
+def seconds_of(entry: Mapping[str, Any]) -> float:
+    """How long it took until the fault was named."""
+    waited = _WAITED.search(first_line(entry))
+    return float(waited.group(1)) if waited else float(entry.get("duration_s", 0.0))
+
+
+def read_seen(path: Path = SEEN) -> list[Seen]:
+    """All that was recorded, in the order of the catalogue's parts."""
+    return [Seen(**it) for it in json.loads(path.read_text())] if path.exists() else []
+
+
+class Record:
+    """What a run of the catalogue sees and complains of, told and written at once: it may be ended.
+
+    ``path`` None: nothing is written.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self.seen: list[Seen] = []
+        self.complaints: list[str] = []
+
+    def complain(self, *lines: str) -> None:
+        """Something else was red, or nothing, or for another reason."""
+        self.complaints += lines
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+    def see(self, seen: Seen) -> None:
+        """A fault was named as the catalogue says."""
+        self.seen.append(seen)
+        print(
+            f"{seen.red}: {seen.fault}: {seen.blame}, {seen.rule or 'no rule'}, {seen.seconds} s", flush=True
+        )
+        if self._path is not None:
+            known = {it.key: it for it in read_seen(self._path)} | {seen.key: seen}
+            rows = [asdict(known[key]) for key in sorted(known)]
+            write_whole(self._path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
