@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selftests.kills.__main__ import carry_out
-from selftests.kills.plan import PYTEST, UP, WORKERS
+from selftests.kills.plan import PYTEST, UP, WORKERS, plan
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a cluster needs root")
 
@@ -20,6 +20,6 @@ MINUTES = 5.0
 
 
 def test_a_sample_of_kills_leaves_nothing(bundle_dir: Path, tmp_path: Path) -> None:
-    found = list(carry_out(SEED, COUNT, (UP, PYTEST, WORKERS), bundle_dir, MINUTES, tmp_path / "wrong"))
+    found = list(carry_out(plan(SEED, COUNT, (UP, PYTEST, WORKERS)), bundle_dir, MINUTES, tmp_path / "wrong"))
     assert found
     assert [f"{it.case}: {it.wrong}" for it in found if it.wrong] == [], f"seed {SEED}"

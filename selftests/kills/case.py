@@ -1,6 +1,6 @@
 """One kill: a run is started, a signal is sent to one of its processes, and what is left is looked at.
 
-Every case has a state home and a TMPDIR of its own, so that neighbours do not matter and are not touched.
+Every case has a TMPDIR of its own; the state home is that of the neighbours, who are to be spared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from harness.cluster import find_leftovers
 from harness.ownership import HOME_VARIABLE
-from selftests.kills.plan import EXISTING, UP, WORKERS, Case
+from selftests.kills.neighbours import Neighbours
+from selftests.kills.plan import EXISTING, REMOVES_AFTER, UP, WORKERS, Case
 
 ROOT = Path(__file__).parents[2]
 PHASE_TIMEOUT_S = 300.0
@@ -43,10 +44,20 @@ _MARKS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What cases need besides their own directory: a bundle, and where somebody's cluster and GitLab are."""
+    """What cases need besides their own directory: a bundle, a state home, and who is beside, if anybody."""
 
     bundle: Path
-    existing: tuple[str, ...] = ()
+    home: Path
+    beside: Neighbours | None = None
+
+    def made(self) -> frozenset[str]:
+        """What there is in the state home, and in the neighbours' cluster and GitLab."""
+        found = {
+            str(it.relative_to(self.home))
+            for top in ("stacks", "journal")
+            for it in self.home.glob(f"{top}/*")
+        }
+        return frozenset(found) | (self.beside.inventory() if self.beside else frozenset())
 
 
 @dataclass
@@ -57,8 +68,21 @@ class Result:
     exit_code: int | None = None
     seconds: float = 0.0
     before_reap: list[str] = field(default_factory=list)
+    after_reap: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     reached: bool = True
+
+    def to_dict(self) -> dict[str, object]:
+        """As a line of a file of results."""
+        return {
+            **vars(self.case),
+            "exit_code": self.exit_code,
+            "seconds": round(self.seconds, 1),
+            "left_at_once": self.before_reap,
+            "left_after_reap": self.after_reap,
+            "wrong": self.wrong,
+            "reached": self.reached,
+        }
 
 
 def _heed_signals() -> None:
@@ -126,6 +150,7 @@ class Running:
         return found
 
 
+_EXISTING = ("tests/s01_cluster", "tests/s06_pipeline", "-k", "cluster/node-ready or pipeline/dind/")
 _TARGET_COMMANDS = {
     "keeper": "harness.cluster.keeper import main",
     "gitlab": "embedded_gitlab",
@@ -135,31 +160,45 @@ _TARGET_COMMANDS = {
 
 def run_case(case: Case, subject: Subject, directory: Path) -> Result:
     """Carry a case out below ``directory``, which must not exist."""
-    temporary, home = directory / "tmp", directory / "home"
+    temporary = directory / "tmp"
     temporary.mkdir(parents=True)
     environment = {
         **os.environ,
-        HOME_VARIABLE: str(home),
+        HOME_VARIABLE: str(subject.home),
         "TMPDIR": str(temporary),
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": "200",
     }
-    result, began = Result(case), time.monotonic()
+    result, began, before = Result(case), time.monotonic(), subject.made()
     running = Running(_command(case, subject, directory), directory, environment)
     ids: set[str] = set()
     try:
         result.reached = _reach(case, running)
         time.sleep(case.delay_s)  # a point within the phase, not a wait for something
-        ids |= _ids(home, running)
+        ids |= _ids(running)
         _strike(case, running)
         result.exit_code = _end(case, running)
     finally:
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
-    ids |= _ids(home, running)
-    result.before_reap = _left(home, temporary, ids)
-    _judge(case, result, running, directory, environment, ids)
+    ids |= _ids(running)
+    ids -= {Path(it).stem for it in before}  # what it says of others
+
+    def left() -> list[str]:
+        return _left(subject, before, temporary, ids)
+
+    result.before_reap = left()
+    _judge(case, result, running, directory)
+    for turn in ("first", "second") if result.before_reap else ("only",):
+        done = _reap(environment)
+        if done.returncode:
+            result.wrong.append(f"{turn} reap: exit {done.returncode}: {done.stderr.strip()[-300:]}")
+    result.after_reap = left()
+    if result.after_reap:
+        result.wrong.append(f"left after reap: {result.after_reap}")
+    if lost := sorted(before - subject.made()):
+        result.wrong.append(f"the neighbours lost {lost}")
     result.seconds = time.monotonic() - began
     (directory / "output.txt").write_text(running.output)
     return result
@@ -167,12 +206,13 @@ def run_case(case: Case, subject: Subject, directory: Path) -> Result:
 
 def _command(case: Case, subject: Subject, directory: Path) -> list[str]:
     if case.subject == UP:
-        words = ["-m", "harness.cli", "up", "--only", "gitlab", "--name", "killed"]
+        words = ["-m", "harness.cli", "up", "--only", "gitlab", "--name", f"killed-{case.number}"]
         return [sys.executable, *words, "--artifacts", str(subject.bundle)]
     words = ["-m", "pytest", "-p", "no:cacheprovider", f"--report-dir={directory / 'report'}"]
     words.append(f"--artifacts={subject.bundle}")
     if case.subject == EXISTING:
-        return [sys.executable, *words, *subject.existing, "tests/s06_pipeline", "-k", "dind"]
+        assert subject.beside is not None  # they bring the cluster and the GitLab
+        return [sys.executable, *words, *subject.beside.options, *_EXISTING]
     workers = ["-n", "2"] if case.subject == WORKERS else []
     return [sys.executable, *words, *workers, "tests/s01_cluster"]
 
@@ -180,7 +220,7 @@ def _command(case: Case, subject: Subject, directory: Path) -> list[str]:
 def _reach(case: Case, running: Running) -> bool:
     if case.phase != "removing":
         return running.wait_for(_MARKS[case.phase])
-    if not running.wait_for(_MARKS["running" if case.subject == UP else "outcome"]):
+    if not running.wait_for(_MARKS[REMOVES_AFTER[case.subject]]):
         return False
     running.process.send_signal(signal.SIGINT)  # from here on it removes
     return True
@@ -212,31 +252,23 @@ def _end(case: Case, running: Running) -> int | None:
         return None
 
 
-def _ids(home: Path, running: Running) -> set[str]:
-    journals = {it.stem for it in (home / "journal").glob("*.jsonl")}
-    return journals | set(_RUN_ID.findall(running.output))
+def _ids(running: Running) -> set[str]:
+    return set(_RUN_ID.findall(running.output))
 
 
-def _left(home: Path, temporary: Path, ids: set[str]) -> list[str]:
-    """What there is of the run: on the host by its ids, in its state home, in TMPDIR."""
-    found = [str(it) for run_id in ids for it in find_leftovers(run_id, running=True)]
-    for top in (home / "stacks", home / "journal"):
-        found += [str(it.relative_to(home)) for it in top.glob("*")]
+def _left(subject: Subject, before: frozenset[str], temporary: Path, ids: set[str]) -> list[str]:
+    """What there is of the run: on the host by its ids, in the state home, in the cluster, GitLab, TMPDIR."""
+    new = sorted(subject.made() - before)
+    ids |= {Path(it).stem for it in new if it.startswith("journal/")}
+    found = new + [str(it) for run_id in ids for it in find_leftovers(run_id, running=True)]
     for file in temporary.rglob("*"):
         if file.is_file() and b"PRIVATE KEY" in file.read_bytes():
             found.append(f"a private key in TMPDIR: {file.name}")
     return found
 
 
-def _judge(
-    case: Case,
-    result: Result,
-    running: Running,
-    directory: Path,
-    environment: Mapping[str, str],
-    ids: set[str],
-) -> None:
-    home, temporary = directory / "home", directory / "tmp"
+def _judge(case: Case, result: Result, running: Running, directory: Path) -> None:
+    """What was promised of the run itself."""
     wrong = result.wrong
     if result.exit_code is None:
         wrong.append(f"it did not end within {END_TIMEOUT_S:.0f} s")
@@ -249,12 +281,6 @@ def _judge(
             wrong.append(f"left without reap: {result.before_reap}")
         if case.target == "main":
             _judge_reports(case, result, running, directory)
-    for turn in ("first", "second"):
-        done = _reap(environment)
-        if done.returncode:
-            wrong.append(f"{turn} reap: exit {done.returncode}: {done.stderr.strip()[-300:]}")
-    if after := _left(home, temporary, ids):
-        wrong.append(f"left after reap: {after}")
 
 
 def _judge_reports(case: Case, result: Result, running: Running, directory: Path) -> None:

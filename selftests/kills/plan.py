@@ -26,6 +26,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     WORKERS: ("main", "worker", "keeper"),
     EXISTING: ("main",),
 }
+REMOVES_AFTER = {UP: "running", PYTEST: "cluster: ready", WORKERS: "cluster: ready", EXISTING: "pipeline"}
+"""The phase in which a run is interrupted, so that it removes what it made, where that is to be hit."""
 _NOT_YET: dict[str, tuple[str, ...]] = {
     "keeper": ("begin", "creates"),
     "gitlab": ("begin", "cluster starting", "cluster ready", "gitlab installing"),
@@ -71,14 +73,16 @@ def pairs(choice: Choice) -> Iterator[tuple[str, ...]]:
     yield from ((subject, number, phase), (subject, number, target), (subject, phase, target))
 
 
-def plan(seed: int, count: int, subjects: Sequence[str] = (UP, PYTEST, WORKERS, EXISTING)) -> list[Case]:
-    """``count`` cases that between them have every pair, as far as ``count`` goes; the same for a seed."""
+def plan(
+    seed: int, count: int | None = None, subjects: Sequence[str] = (UP, PYTEST, WORKERS, EXISTING)
+) -> list[Case]:
+    """Cases that between them have every pair (None), or ``count`` of them; the same for a seed."""
     dice = random.Random(seed)
     left = choices(subjects)
     dice.shuffle(left)
     missing = {pair for choice in left for pair in pairs(choice)}
     chosen: list[Choice] = []
-    while len(chosen) < count and left:
+    while left and (missing if count is None else len(chosen) < count):
         best = max(left, key=lambda choice: sum(pair in missing for pair in pairs(choice)))
         left.remove(best)
         missing -= set(pairs(best))

@@ -11,10 +11,11 @@ def pairs_of(cases: list[Case]) -> set[tuple[str, ...]]:
     return {pair for it in cases for pair in pairs((it.subject, it.signal, it.phase, it.target))}
 
 
-def test_every_pair_is_in_a_hundred_and_twenty_cases() -> None:
+def test_every_pair_is_in_a_plan_of_hardly_more_than_a_hundred_cases() -> None:
     wanted = {pair for choice in choices(ALL) for pair in pairs(choice)}
     for seed in range(5):
-        assert pairs_of(plan(seed, 120)) == wanted
+        assert pairs_of(plan(seed)) == wanted
+        assert 100 <= len(plan(seed)) <= 115
 
 
 def test_a_seed_names_a_plan() -> None:
