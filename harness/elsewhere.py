@@ -2,7 +2,7 @@
 
 Nothing is deleted because of its name. A Kubernetes object must carry the run's label at that moment, and is
 deleted only as the object that was looked at (its uid). In GitLab the run's id is in a project's path and
-description, in a runner's description, in the name of a branch.
+description, in a runner's description, in the name of a branch, in the path of images.
 """
 
 from __future__ import annotations
@@ -192,10 +192,9 @@ def _in_users_project(project: Any, mark: re.Pattern[str]) -> list[Thing]:
         if mark.match(str(branch.name)):
             found.append(Thing(f"branch {branch.name}", partial(project.branches.delete, branch.name)))
     for repository in _repositories(project):
-        for tag in repository.tags.list(get_all=True):
-            if mark.search(str(tag.name)) or mark.search(str(repository.path)):
-                remove = partial(repository.tags.delete, tag.name)
-                found.append(Thing(f"registry tag {repository.path}:{tag.name}", remove))
+        if mark.search(str(repository.path)) and (tags := repository.tags.list(get_all=True)):
+            remove = partial(_remove_images, repository, [tag.name for tag in tags])
+            found.append(Thing(f"images {repository.path}", remove))
     return found
 
 
@@ -206,6 +205,12 @@ def _repositories(project: Any) -> list[Any]:
         if error.response_code in (403, 404):
             return []  # a project without a registry
         raise
+
+
+def _remove_images(repository: Any, tags: Iterable[str]) -> None:
+    for tag in tags:
+        repository.tags.delete(tag)
+    repository.delete()  # the empty name; GitLab does it later
 
 
 def _remove_project(client: Any, number: int) -> None:

@@ -47,7 +47,6 @@ class Made:
     runners: list[int] = field(default_factory=list)
     branches: list[str] = field(default_factory=list)
     pipelines: list[int] = field(default_factory=list)
-    variables: list[str] = field(default_factory=list)
 
 
 class GitLabSession:
@@ -129,6 +128,17 @@ class GitLabSession:
             return None
         prefix = attributes.get("container_registry_image_prefix")
         return str(prefix) if prefix else None
+
+    @property
+    def image(self) -> str | None:
+        """What this run's images are called: in a project of the user's, below a name of its own."""
+        image = self.registry_image
+        return image if image is None or self.made.own_project else f"{image}/{self.run_id}"
+
+    def will_push(self) -> None:
+        """Before images are pushed, by the run or by its jobs."""
+        if image := self.image:
+            self._will_make("images", image)
 
     # -- runners -------------------------------------------------------------------------------------------
 
@@ -299,14 +309,6 @@ class GitLabSession:
                 for repository in project.repositories.list(get_all=True)
             }
 
-    def set_variable(self, key: str, value: str, *, masked: bool = False) -> None:
-        """A CI/CD variable of the project."""
-        self._will_make("variable", key)
-        with self._doing(f"setting the variable {key}"):
-            self.project().variables.create({"key": key, "value": value, "masked": masked})
-        self.made.variables.append(key)
-        self._save(self.made)
-
     # -- tidying up ----------------------------------------------------------------------------------------
 
     def remove(self) -> None:
@@ -331,7 +333,6 @@ class GitLabSession:
         project = self.gl.projects.get(self.made.project_id, lazy=True)
         self._removed_all("pipeline", self.made.pipelines, project.pipelines, left)
         self._removed_all("branch", self.made.branches, project.branches, left)
-        self._removed_all("variable", self.made.variables, project.variables, left)
 
     def _removed_all(self, kind: str, ids: list[Any], manager: Any, left: list[str]) -> None:
         for one in list(ids):

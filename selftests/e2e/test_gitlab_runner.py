@@ -137,7 +137,8 @@ def test_registers_and_appears_online(registered: RegisteredRunner) -> None:
 def test_service_and_masked_variable(
     registered: RegisteredRunner, run_job: Callable[..., tuple[Any, str]]
 ) -> None:
-    registered.session.set_variable("PASSWORD", "sesame-open-1234", masked=True)
+    variables = registered.session.project().variables
+    variables.create({"key": "PASSWORD", "value": "sesame-open-1234", "masked": True})
     job, log = run_job(
         "build:\n  image: alpine:latest\n  tags: [TAG]\n"
         "  services:\n"

@@ -251,7 +251,6 @@ class TestUsersProject:
         target = dataclasses.replace(server.target, project=theirs.path_with_namespace)
         with GitLabSession(target, run_id) as opened:
             runner = opened.create_runner(tags=[tag], description="x")
-            opened.set_variable("OURS", "y")
             opened.commit_files({".gitlab-ci.yml": CI_FILE.format(tag=tag)}, "Ours")
             assert opened.branch == run_id
             pipeline = opened.start_pipeline()

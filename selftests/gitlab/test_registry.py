@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ import yaml
 from cryptography import x509
 
 from harness.artifacts.storage import Storage, image_manifest
+from harness.elsewhere import made_in_gitlab, remove_from_gitlab
 from harness.gitlab.certificates import issue
 from harness.gitlab.client import GitLabSession, GitLabTarget, connect
 from harness.gitlab.embedded import EmbeddedGitLab
@@ -286,6 +288,26 @@ class TestClient:
         assert repository.tags.get("v1.0.0").total_size == 3_000_012
         repository.tags.delete("v1.0.0")
         assert session.registry_tags(project) == {f"{path}/base": ["latest"]}
+
+    def test_of_a_users_project_the_runs_images_go_and_theirs_stay(
+        self, world: GitLabWithRegistry, project: Any
+    ) -> None:
+        path, run_id = project.path_with_namespace, f"rc-{os.urandom(4).hex()}"
+        target = dataclasses.replace(world.server.target, project=path)
+        asked: list[str] = []
+        session = GitLabSession(target, f"{run_id}-dind", will_make=lambda kind, name: asked.append(name))
+        assert session.image == f"{world.host}/{path}/{run_id}-dind"
+        session.will_push()
+        assert asked == [session.image]
+        theirs = {path: ["v1.0.0"], f"{path}/{run_id}0": ["latest"]}
+        with world.client() as client:
+            for repository, tags in theirs.items():
+                copy_base(world, client, repository, tags[0])
+            copy_base(world, client, f"{path}/{run_id}-dind", "v1.0.0")
+            copy_base(world, client, f"{path}/{run_id}-dind/base")
+        assert len(made_in_gitlab(target, run_id)) == 2
+        assert remove_from_gitlab(target, run_id) == []
+        assert session.registry_tags(project) == theirs
 
     def test_project_with_images_is_removed(self, world: GitLabWithRegistry) -> None:
         with GitLabSession(world.server.target, f"rc-{os.urandom(4).hex()}") as session:

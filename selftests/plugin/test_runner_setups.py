@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -139,6 +140,13 @@ def test_the_how_to_s_own_pair_is_tried_where_the_profile_has_another():
     job = yaml.safe_load(written)["build"]
     assert (job["image"], job["services"]) == (HOW_TO_PAIR.docker, [HOW_TO_PAIR.dind])
     assert job["script"][-1] == "docker push $CI_REGISTRY_IMAGE:v1.0.0-as-written", "it overwrites another's"
+
+
+def test_in_a_project_of_the_user_s_images_go_below_the_run_s_own_name():
+    for setup in SETUPS.values():
+        for pipeline in setup.pipelines.values():
+            text = pipeline.ci_yaml(JOBS, TAG, "/rc-0a1b2c3d-x")
+            assert set(re.findall(r"\$CI_REGISTRY_IMAGE([^:]*):", text)) <= {"/rc-0a1b2c3d-x"}
 
 
 @pytest.mark.parametrize(
