@@ -2,6 +2,7 @@
 
 Only what the journal of a run of this state home knows is removed, and only when that run is over: neither
 living nor kept. Things that carry our mark and that no journal here knows are listed: they may be another's.
+What belongs to a node that runs is nobody's to remove but its own state home's.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Survey:
 
 def survey(access: Access = AS_THE_RUN) -> Survey:
     """Look at everything that runs of this state home wrote down, and at what carries our mark."""
+    from harness.cluster import living_nodes
+
     found = Survey()
     known, unreadable = journals.accounts()
     for account in known:
@@ -96,6 +99,12 @@ def survey(access: Access = AS_THE_RUN) -> Survey:
             found.notes.append(
                 f"the kept stack {account.name} no longer runs: runner-conformance down {account.name}"
             )
+    ids = {account.run_id for account in known}
+    found.notes += [
+        f"a node of {run_id} runs, which another state home keeps in {directory}: it stays"
+        for run_id, directory in living_nodes().items()
+        if run_id not in ids
+    ]
     found.unknown = [*unreadable, *_by_run(_unknown_things(known)), *_unknown_states(known)]
     return found
 
@@ -204,9 +213,10 @@ def _host_things(account: Account) -> list[Leftover]:
 
 
 def _unknown_things(known: list[Account]) -> list[Leftover]:
-    from harness.cluster import find_leftovers
+    """What carries our mark, is in no journal here, and belongs to no node that runs."""
+    from harness.cluster import find_leftovers, living_nodes
 
-    ids = {it.run_id for it in known if it.this_boot}
+    ids = {it.run_id for it in known if it.this_boot} | living_nodes().keys()
     return [it for it in find_leftovers(running=True) if it.run_id not in ids and it.kind != "directory"]
 
 

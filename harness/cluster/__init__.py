@@ -3,7 +3,7 @@
 from harness.cluster.existing import ExistingCluster
 from harness.cluster.k3s import K3sCluster
 from harness.cluster.kind import KindCluster
-from harness.cluster.leftovers import Leftover, find_leftovers, reap
+from harness.cluster.leftovers import Leftover, find_leftovers, living_nodes, reap
 from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, Cluster, ClusterOptions
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "KindCluster",
     "Leftover",
     "find_leftovers",
+    "living_nodes",
     "reap",
 ]

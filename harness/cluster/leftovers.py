@@ -99,6 +99,14 @@ def reap(leftovers: Iterable[Leftover]) -> list[str]:
     return left
 
 
+def living_nodes() -> dict[str, Path]:
+    """Runs whose node runs on this host, whoever's they are, and where its state is.
+
+    A node dies with the run that made it, unless it is kept: nobody has left it behind.
+    """
+    return {it.record.run_id: it.state_dir for it in _keepers() if it.record}
+
+
 def _keepers() -> list[_Running]:
     found = []
     for entry in Path("/proc").iterdir():

@@ -15,12 +15,16 @@ import pytest
 
 from harness import elsewhere, reap
 from harness import journal as journals
-from harness.cluster import Leftover
+from harness.cluster import Leftover, keeper, linux, living_nodes
+from harness.cluster.record import Record
 from harness.errors import EnvironmentProblem, UsageError
 from harness.journal import CGROUP, CLUSTER_PLACE, DIRECTORY, GITLAB_PLACE, Entry, Journal, Life
 from harness.options import ProvisionOptions
 from harness.ownership import LABEL, stack_dir
 from harness.state import StackState
+
+NODES = ("rc-0000000e",)
+"""Of tests; others run on this host, too."""
 
 HOLDER = """
 import sys, time
@@ -51,7 +55,12 @@ def on_host(monkeypatch: pytest.MonkeyPatch) -> list[Leftover]:
             things.remove(it)
         return []
 
+    nodes = living_nodes
+
     monkeypatch.setattr("harness.cluster.find_leftovers", find)
+    monkeypatch.setattr(
+        "harness.cluster.living_nodes", lambda: {it: where for it, where in nodes().items() if it in NODES}
+    )
     monkeypatch.setattr("harness.cluster.reap", remove)
     return things
 
@@ -180,6 +189,38 @@ def test_look_alikes_survive_and_are_listed(home: Path, on_host: list[Leftover])
         "1 cgroup of rc-0000000f",
         "1 process of an unknown run",
     ]
+    assert reap.remove_unknown() == []
+    assert on_host == []
+
+
+def test_a_node_that_runs_is_spared_whoever_s_it_is(
+    home: Path, on_host: list[Leftover], tmp_path: Path
+) -> None:
+    """What --unknown finds in another state home may be a living run, or a kept stack."""
+    theirs = tmp_path / "another home/stacks/theirs/cluster"
+    theirs.mkdir(parents=True)
+    command = [sys.executable, "-c", keeper.COMMAND, str(theirs)]
+    # a process with the keeper's words that waits where the keeper would begin
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(600)")
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    try:
+        record = Record("rc-0000000e", "theirs", "/k3s", "v1.28.15", [], "")
+        record.keeper, record.keeper_ticks = process.pid, linux.start_ticks(process.pid)
+        record.save(theirs)
+        living = Leftover("process", str(process.pid), "rc-0000000e")
+        group = Leftover("cgroup", "/sys/fs/cgroup/rc-0000000e-theirs", "rc-0000000e")
+        on_host += [living, group]
+        found = reap.survey()
+        assert found.unknown == []
+        assert found.notes == [
+            f"a node of rc-0000000e runs, which another state home keeps in {theirs}: it stays"
+        ]
+        assert reap.remove_unknown() == []
+        assert on_host == [living, group]
+    finally:
+        process.kill()
+        process.wait()
+    assert reap.survey().unknown == ["1 process, 1 cgroup of rc-0000000e"]
     assert reap.remove_unknown() == []
     assert on_host == []
 
