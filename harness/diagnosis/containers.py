@@ -90,6 +90,18 @@ RULES: tuple[Rule, ...] = (
         rank=84,
     ),
     Rule(
+        "container/runtime",
+        ("container",),
+        r"(RunContainer|CreateContainer)Error.*(cannot allocate memory|read-only file system"
+        r"|deadline ?exceeded|input/output error|name is reserved|containerd\.sock|transport is closing)",
+        Blame.ENVIRONMENT,
+        "the node's runtime can't start containers",
+        "see the node's memory and disk, and the log of containerd",
+        TRANSIENT_S,
+        "a runtime that is busy starts it the next time",
+        rank=62,
+    ),
+    Rule(
         "container/start",
         ("container",),
         r"RunContainerError|CreateContainerError|StartError|ContainerCannotRun",
@@ -133,6 +145,18 @@ RULES: tuple[Rule, ...] = (
         None,
         "a program that is slow to start fails its probe until it is up",
         rank=35,
+    ),
+    Rule(
+        "container/storage",
+        ("mount",),
+        r"timed out|deadline ?exceeded|connection refused|no route to host|input/output error"
+        r"|stale file handle|exit status 32",
+        Blame.ENVIRONMENT,
+        "the storage of a volume does not answer the node",
+        "see the storage server and the node's way to it",
+        45.0,
+        "the kubelet tries again after 1, 2, 4 … s",
+        rank=57,
     ),
     Rule(
         "container/mount",

@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
         "ci/unreachable",
         r"i/o timeout|connection refused|no route to host|network is unreachable|deadline ?exceeded"
         r"|Client\.Timeout|TLS handshake timeout|connection reset|Connection timed out|Failed to connect to"
-        r"|Could not connect to server|request canceled while waiting",
+        r"|Could not connect to server|request canceled while waiting|temporary error \(try again later\)",
         "the job can't reach whom it asks",
         "see the way from the pods to that address: firewall, network policy, proxy",
         rank=61,
@@ -164,6 +164,36 @@ RULES: tuple[Rule, ...] = (
         "whom the job asks answers with an error of its own",
         "see the state of the registry or GitLab that the line names",
         rank=60,
+    ),
+    _rule(
+        "ci/no-registry",
+        r"login attempt to \S+/v2/\S* failed with status: 40[45]\b",
+        "what answers at the registry's address is no registry",
+        "see CI_REGISTRY, and what stands in front of the registry",
+        rank=59,
+    ),
+    _rule(
+        "ci/upload-lost",
+        r"blob upload (unknown|invalid)",
+        "the registry lost a layer in the middle of its upload",
+        "see the registry's log and its storage; several registries behind one address must share it",
+        rank=59,
+    ),
+    _rule(
+        "ci/too-large",
+        r"\b413\b|Request Entity Too Large",
+        "something in front of the registry refuses so large a layer",
+        "raise the limit of the proxy before the registry (nginx: client_max_body_size)",
+        rank=58,
+        when=_not_of_artifacts,
+    ),
+    _rule(
+        "ci/image-missing",
+        r"failed to solve: \S+: .*\bnot found|manifest unknown|manifest for \S+ not found",
+        "an image that the job itself names is in no registry",
+        "see FROM in the Dockerfile, and what the script pulls",
+        blame=Blame.PRODUCT,
+        rank=57,
     ),
     _rule(
         "ci/gitlab-refuses",
@@ -279,6 +309,13 @@ RULES: tuple[Rule, ...] = (
         "use an image that has it",
         blame=Blame.PRODUCT,
         rank=40,
+    ),
+    _rule(
+        "ci/killed",
+        r"^Killed\b|exit (code|status) 137\b",
+        "something of the job was killed: for want of memory, mostly",
+        "see the memory of the host and the limits of the namespace",
+        rank=41,
     ),
     _rule(
         "ci/script",

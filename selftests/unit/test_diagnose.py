@@ -92,6 +92,27 @@ def test_a_pull_that_fails_is_explained_by_the_kubelets_event(
     assert (found.id, found.blame) == (rule, blame)
 
 
+@pytest.mark.parametrize(
+    ("one", "rule", "blame"),
+    [
+        (pod("RunContainerError", "failed to create task: cannot allocate memory"), "container/runtime",
+         Blame.ENVIRONMENT),
+        (pod("CreateContainerError", "context deadline exceeded"), "container/runtime", Blame.ENVIRONMENT),
+        (pod("RunContainerError", 'exec: "x": executable file not found'), "container/start", Blame.PRODUCT),
+    ],
+)  # fmt: skip
+def test_a_node_that_can_start_nothing_is_not_the_products_fault(
+    one: dict[str, Any], rule: str, blame: Blame
+) -> None:
+    assert (reason_of(one).id, reason_of(one).blame) == (rule, blame)
+
+
+def test_storage_that_does_not_answer_is_not_the_products_fault() -> None:
+    found = classify([Fact("mount", "pod a/b", "mount failed: exit status 32: timed out", "FailedMount")])
+    assert found is not None
+    assert (found.id, found.blame) == ("container/storage", Blame.ENVIRONMENT)
+
+
 def test_what_the_network_does_may_mend_itself_and_what_a_registry_answered_does_not() -> None:
     """Three tries of the kubelet take 30 s: a registry that is away for a moment ends no wait."""
     away, gone = reason_of(pod("ErrImagePull", "i/o timeout")), reason_of(pod("ErrImagePull", "not found"))
