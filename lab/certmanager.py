@@ -6,11 +6,10 @@ without startupapicheck, which only Helm users get.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-from lab.gobuild import ENVIRONMENT, find_go
+from lab.gobuild import module_source
 from lab.steps import BuildStep, Work
 
 
@@ -29,12 +28,7 @@ def manifest_step(
 
 def _render(work: Work) -> None:
     version, import_path = work.step.params["version"], work.step.params["import"]
-    said = work.run(
-        [find_go(), "list", "-m", "-json", import_path],
-        cwd=work.step.sources[0],
-        env=ENVIRONMENT,
-    )
-    source = Path(json.loads(said)["Dir"]) / "deploy"
+    source = module_source(work, work.step.sources[0], import_path) / "deploy"
     chart = _chart(
         work, "chart", source, version, sorted((source / "charts/cert-manager/templates").iterdir())
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -103,6 +104,12 @@ def _build(work: Work) -> None:
             cwd=place,
             env=ENVIRONMENT,
         )
+
+
+def module_source(work: Work, module: Path, path: str) -> Path:
+    """Where Go keeps the sources of a module that `module`'s go.mod requires; downloads them if need be."""
+    said = work.run([find_go(), "mod", "download", "-json", path], cwd=module, env=ENVIRONMENT)
+    return Path(json.loads(said)["Dir"])
 
 
 def _environment() -> dict[str, str]:

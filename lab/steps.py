@@ -146,7 +146,8 @@ class StepRunner:
                     done.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                while wait(pending, timeout=ENDING_POLL_S).not_done:
+                begun = [it for it in pending if not it.cancelled()]  # these wait() never takes for done
+                while wait(begun, timeout=ENDING_POLL_S).not_done:
                     for process in list(self._running):
                         process.terminate()
                 raise

@@ -6,18 +6,22 @@ import errno
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
 
 from lab.build import _only_build
 from lab.errors import CommandFailed, LabError
+from lab.gobuild import ENVIRONMENT, module_source
 from lab.progress import Progress
 from lab.steps import KEPT_RESULTS, BuildStep, StepRunner, Work, remove_unfinished, tree_digest
 
@@ -300,3 +304,51 @@ def test_a_failure_ends_what_runs_beside_it(bench: Bench) -> None:
         bench.runner().run_all([BuildStep("long", long), BuildStep("fails", fails)])
     assert time.monotonic() - begun < 30, "a program went on"
     assert not list((bench.cache / "steps").glob("*/*")), "an unfinished result was kept"
+
+
+def test_a_failure_ends_also_while_steps_still_wait_for_their_turn(bench: Bench) -> None:
+    def fails(_: Work) -> None:
+        raise LabError("it failed")
+
+    waiting = [bench.step(f"later {number}") for number in range(8)]
+    ended = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(LabError, match="it failed"):
+            bench.runner().run_all([BuildStep("fails", fails), *waiting])
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(20), "the build hangs"
+
+
+def test_a_modules_sources_are_downloaded_where_no_step_has_yet(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = tmp_path / "proxy" / "example.test" / "thing" / "@v"
+    published.mkdir(parents=True)
+    (published / "v1.0.0.info").write_text('{"Version": "v1.0.0"}')
+    (published / "v1.0.0.mod").write_text("module example.test/thing\n")
+    with zipfile.ZipFile(published / "v1.0.0.zip", "w") as archive:
+        archive.writestr("example.test/thing@v1.0.0/go.mod", "module example.test/thing\n")
+        archive.writestr("example.test/thing@v1.0.0/deploy/chart.yaml", "kind: Chart\n")
+    module = tmp_path / "module"
+    module.mkdir()
+    (module / "go.mod").write_text("module lab/test\n\ngo 1.26\n\nrequire example.test/thing v1.0.0\n")
+    for name, value in {
+        "GOPROXY": f"file://{tmp_path / 'proxy'}",
+        "GOSUMDB": "off",
+        "GOMODCACHE": str(tmp_path / "modules"),
+        "GOFLAGS": "-modcacherw",
+    }.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setitem(cast("dict[str, str]", ENVIRONMENT), name, value)
+
+    def build(work: Work) -> None:
+        source = module_source(work, module, "example.test/thing")
+        shutil.copy(source / "deploy" / "chart.yaml", work.out)
+
+    step = BuildStep("manifest", build)
+    runner = bench.runner()
+    runner.run(step)
+    assert (runner.path(step) / "chart.yaml").read_text() == "kind: Chart\n"
