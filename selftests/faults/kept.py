@@ -55,7 +55,7 @@ def _see_all(chosen: Sequence[Breakage], bundle: Path, scratch: Path, record: Re
             try:
                 _see(breakage, stacks, report, sections, record)
             except Exception as error:  # the others are still to be seen
-                record.complain(f"{breakage.what}: {type(error).__name__}: {error}")
+                record.complain(f"{breakage.what}: {type(error).__name__}: {str(error).splitlines()[:1]}")
     finally:
         record.complain(*take_down(NAME))
 

@@ -33,7 +33,7 @@ def see(bundle: Path, scratch: Path, only: str, record: Record) -> None:
             try:
                 _see(fault, bundle, own, record)
             except Exception as error:  # the others are still to be seen
-                record.complain(f"{fault.name}: {type(error).__name__}: {error}")
+                record.complain(f"{fault.name}: {type(error).__name__}: {str(error).splitlines()[:1]}")
             finally:
                 shutil.rmtree(own, ignore_errors=True)
 
