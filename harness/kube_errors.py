@@ -62,7 +62,8 @@ class ApiUnreachable(ApiError):
 
     @property
     def transient(self) -> bool:
-        return True
+        """A certificate that is not trusted is not trusted the next time either."""
+        return self.why.id != "api/certificate"
 
 
 class KindUnknown(HarnessError):

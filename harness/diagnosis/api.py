@@ -33,7 +33,7 @@ def _rule(id: str, sign: str, meaning: str, do: str, **changes: object) -> Rule:
 RULES: tuple[Rule, ...] = (
     _rule(
         "api/certificate",
-        r"certificate verify failed|x509|CERTIFICATE_VERIFY_FAILED|SSLError|SSL:",
+        r"certificate.verify.failed|x509|certificate (has expired|is not valid)|hostname mismatch",
         "the API server's certificate is not trusted or has expired",
         "see certificate-authority-data of the kubeconfig, and the clocks",
         rank=52,

@@ -54,7 +54,7 @@ def render(seen: Sequence[Seen] | None = None) -> str:
         of_part = [it for it in rows if it.part == part]
         lines += ["", f"## {title}", "", *table(of_part)]
         if missing := sorted(catalogue(part) - {it.fault for it in of_part}):
-            lines += ["", f"Not seen yet: {'; '.join(missing)}."]
+            lines += ["", f"Not seen since reasons come from rules: {'; '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 

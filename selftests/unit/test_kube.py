@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.errors import Blame, EnvironmentProblem
+from harness.gitlab.certificates import issue
 from harness.kube import ApiError, ApiUnreachable, KindUnknown, Kube, WatchExpired
 
 CORE = {"resources": [{"name": "pods", "kind": "Pod", "namespaced": True}]}
@@ -93,11 +95,11 @@ def api() -> Iterator[Api]:
     one.server.server_close()
 
 
-def kube_at(port: int, folder: Path) -> Kube:
+def kube_at(port: int, folder: Path, scheme: str = "http") -> Kube:
     path = folder / "kubeconfig"
     path.write_text(
         "{apiVersion: v1, kind: Config, current-context: x, users: [{name: u, user: {token: t}}],\n"
-        f" clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{port}'}}}}],\n"
+        f" clusters: [{{name: c, cluster: {{server: '{scheme}://127.0.0.1:{port}'}}}}],\n"
         " contexts: [{name: x, context: {cluster: c, user: u}}]}"
     )
     return Kube(path)
@@ -214,3 +216,30 @@ def test_watch_is_stopped_from_another_thread(api: Api, kube: Kube) -> None:
     begin = time.monotonic()
     assert list(watch) == []
     assert time.monotonic() - begin < 5
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once(tmp_path: Path) -> None:
+    """Asking again for 15 s, as while a server restarts, changes nothing about it."""
+    made = issue("127.0.0.1", "somebody")
+    files = tmp_path / "tls.crt", tmp_path / "tls.key"
+    for path, text in zip(files, (made.certificate, made.key), strict=True):
+        path.write_text(text)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    one = Api()
+    one.server.socket = context.wrap_socket(one.server.socket, server_side=True)
+    kube = kube_at(one.server.server_port, tmp_path, scheme="https")
+    begun = time.monotonic()
+    with pytest.raises(ApiUnreachable, match="certificate verify failed") as caught:
+        kube.request("GET", "/version")
+    one.server.shutdown()
+    one.server.server_close()
+    assert caught.value.reason_id == "api/certificate"
+    assert time.monotonic() - begun < 5
+
+
+def test_a_handshake_that_is_cut_off_is_no_matter_of_certificates() -> None:
+    """A server that is killed in the middle of one is back in seconds."""
+    cut = ApiUnreachable("SSLError: [SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred", doing="GET /version")
+    assert cut.reason_id == "api/unreachable"
+    assert cut.transient
