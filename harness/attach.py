@@ -22,6 +22,8 @@ def attach(name_or_dir: str | Path, *, progress: Progress = log_progress) -> Sta
     """The context of a stack that another process made. Raises UsageError when there is none."""
     directory = directory_of(name_or_dir)
     state = StackState.load(directory)
+    if state.options.accept:
+        return _accepted(state, directory, progress)
     profile = load_profile(state.options.profile, state.options.overrides)
     cluster = cluster_of(state, directory)
     artifacts = _reopen(state, profile)
@@ -43,6 +45,29 @@ def attach(name_or_dir: str | Path, *, progress: Progress = log_progress) -> Sta
         if ok and name in LAYERS:
             context.results[name] = LAYERS[name].attach(context)
     return context
+
+
+def _accepted(state: StackState, directory: Path, progress: Progress) -> StackContext:
+    """The context of a stack that is judged as it was found."""
+    from harness.acceptance.beside import artifacts_beside
+    from harness.acceptance.found import Found
+    from harness.acceptance.reader import ReadingKube, depth_of
+
+    found = Found.load(directory)
+    profile = found.profile(state.options)
+    return StackContext(
+        run_id=state.run_id,
+        name=state.name,
+        state_dir=directory,
+        options=state.options,
+        profile=profile,
+        artifacts=artifacts_beside(state.options.artifacts),
+        cluster=cluster_of(state, directory),
+        kube=ReadingKube(Path(state.kubeconfig), state.context, depth_of(state.options)),
+        progress=progress,
+        will_make=partial(note, state.run_id),
+        found=found,
+    )
 
 
 def cluster_of(state: StackState, directory: Path) -> Cluster:

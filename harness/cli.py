@@ -28,9 +28,10 @@ from harness.errors import (
     UsageError,
 )
 from harness.evidence import collect
+from harness.given import UP, Given
 from harness.interrupts import Interrupts
 from harness.matrix import cli as matrix
-from harness.options import OPTIONS, UP, Given, Option, ProvisionOptions, provision_options
+from harness.options import OPTIONS, Option, ProvisionOptions, provision_options
 from harness.redact import redact
 from harness.streams import SafeFile, let_go_of_dead_streams
 

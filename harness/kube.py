@@ -100,6 +100,9 @@ class Kube:
         if proxy.is_own(settings.host):  # the one setting that the websocket client (exec) heeds as well
             settings.no_proxy = ",".join(filter(None, (settings.no_proxy, urlsplit(settings.host).hostname)))
         settings.retries = urllib3.Retry(total=0)  # tenacity retries, where it is safe
+        return self._api_client(settings)
+
+    def _api_client(self, settings: client.Configuration) -> client.ApiClient:
         return client.ApiClient(settings)
 
     # -- requests ---------------------------------------------------------------------------------
@@ -140,6 +143,7 @@ class Kube:
         query: Mapping[str, object] | None,
         content_type: str | None,
         timeout_s: float,
+        accept: str = "application/json, */*",
     ) -> Any:
         return self._dynamic.request(
             method,
@@ -147,7 +151,7 @@ class Kube:
             body=body,
             serialize=False,
             query_params=[(key, text(value)) for key, value in (query or {}).items()],
-            header_params={"Accept": "application/json, */*"},
+            header_params={"Accept": accept},
             content_type=content_type,
             _request_timeout=(CONNECT_TIMEOUT_S, timeout_s),
         )

@@ -5,17 +5,18 @@ A new option is a row here and a row in docs/options.md; its value arrives in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from harness.acceptance import contradictions
 from harness.errors import HarnessError, UsageError
+from harness.given import FOUND, PYTEST, UP, Check, Given, flag
 from harness.ownership import is_stack_name
 from harness.profile import OVERRIDES
 
 CLUSTERS = ("k3s", "kind", "existing")
-PYTEST, UP = "pytest", "up"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class ProvisionOptions:
     ``gitlab_url`` None means the embedded GitLab. ``registry_auth`` is a file with logins for registries, in
     the format of docker's config.json. ``substitute_images`` and ``wait_for_operator`` are turned off by the
     test that wants to see what happens without. ``beside`` is the run id of the stack that this one was made
-    beside: ``down`` of that one removes this one too.
+    beside: ``down`` of that one removes this one too. ``accept``: what is there is read and judged, nothing
+    is made; the fields after it say how.
     """
 
     profile: str = "seed"
@@ -46,22 +48,12 @@ class ProvisionOptions:
     substitute_images: bool = True
     wait_for_operator: bool = True
     beside: str = ""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user gave, by field (None: not given), to ``program``: ``pytest`` or ``up``."""
-
-    values: Mapping[str, Any]
-    program: str = UP
-
-    def get(self, name: str) -> Any:
-        """The value of an option; None where it was not given."""
-        return self.values.get(name)
-
-
-Check = Callable[[Given], UsageError | None]
-"""A contradiction, with what would have come of it; None where there is none."""
+    accept: bool = False
+    with_pipeline: bool = False
+    runner: str | None = None
+    operator_namespace: str | None = None
+    no_exec: bool = False
+    no_dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,11 +74,7 @@ class Option:
     @property
     def flag(self) -> str:
         """As it is written on a command line."""
-        return f"--{self.name.replace('_', '-')}"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+        return flag(self.name)
 
 
 def _stack_name(option: str) -> Check:
@@ -116,7 +104,7 @@ def _reuse(given: Given) -> UsageError | None:
     for name in ("profile", "artifacts", "cluster", "gitlab_url"):
         if given.get(name) is not None:
             return UsageError(
-                f"--reuse with {_flag(name)}: the kept stack has its own already, so it would be verified "
+                f"--reuse with {flag(name)}: the kept stack has its own already, so it would be verified "
                 "as something that it is not; leave one of the two out"
             )
     for option in OPTIONS:
@@ -169,7 +157,7 @@ def _file_is_there(option: str) -> Check:
         path = given.get(option)
         if path is None or path.is_file():
             return None
-        return UsageError(f"{_flag(option)} {path}: no such file")
+        return UsageError(f"{flag(option)} {path}: no such file")
 
     return check
 
@@ -218,12 +206,67 @@ def _version(component: str) -> Option:
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("profile", "profile by name, or a TOML file", default="seed", metavar="NAME"),
+    Option(
+        "profile",
+        "profile by name, or a TOML file",
+        default="seed",
+        metavar="NAME",
+        check=contradictions.profile,
+    ),
     *map(_version, OVERRIDES),
     Option("artifacts", "auto, upstream, china, or a bundle directory", default="auto", metavar="SOURCE"),
     Option("cluster", "k3s (ephemeral), kind, or existing", default="k3s", choices=CLUSTERS, check=_cluster),
     Option("kubeconfig", "with --cluster existing", "path", check=_only_existing("kubeconfig")),
     Option("context", "with --cluster existing: the context, never guessed", check=_only_existing("context")),
+    Option(
+        "accept",
+        "with --cluster existing, and its default: read and judge what is there, change nothing",
+        "flag",
+        check=contradictions.accept,
+        programs=(PYTEST,),
+    ),
+    Option(
+        "make_runners",
+        "with --cluster existing: make Runners and a project of the suite's own there, and remove them",
+        "flag",
+        check=contradictions.make_runners,
+        programs=(PYTEST,),
+    ),
+    Option(
+        "runner",
+        "judge this Runner alone, of several that are found",
+        metavar="NAMESPACE/NAME",
+        check=contradictions.runner,
+        programs=(PYTEST,),
+    ),
+    Option(
+        "operator_namespace",
+        "which operator is meant, of several that are found",
+        metavar="NAMESPACE",
+        check=contradictions.only_accepting("operator_namespace"),
+        programs=(PYTEST,),
+    ),
+    Option(
+        "no_exec",
+        "run no command in a pod and open no port of one",
+        "flag",
+        check=contradictions.only_accepting("no_exec"),
+        programs=(PYTEST,),
+    ),
+    Option(
+        "no_dry_run",
+        "ask no webhook, not even with a dry run",
+        "flag",
+        check=contradictions.only_accepting("no_dry_run"),
+        programs=(PYTEST,),
+    ),
+    Option(
+        "show_rbac",
+        "print the smallest ClusterRole for an acceptance, and end",
+        "flag",
+        carried=False,
+        programs=(PYTEST,),
+    ),
     Option("gitlab_url", "your GitLab instead of the embedded one", metavar="URL", check=_gitlab),
     Option(
         "gitlab_token_file",
@@ -240,7 +283,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="FILE",
         check=_file_is_there("registry_auth"),
     ),
-    Option("keep", "leave the stack running for --reuse; `down` removes it", "flag"),
+    Option(
+        "keep",
+        "leave the stack running for --reuse; `down` removes it",
+        "flag",
+        check=contradictions.keep,
+    ),
     Option(
         "reuse",
         "verify a stack that an earlier run kept",
@@ -290,4 +338,6 @@ def provision_options(given: Given) -> ProvisionOptions:
         for option in OPTIONS
         if option.name in known and given.get(option.name) is not None
     }
+    if given.accepts:
+        values = {"profile": FOUND, **values, "accept": True}
     return ProvisionOptions(overrides=overrides, **values)

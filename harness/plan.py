@@ -79,6 +79,8 @@ def _component(name: str, wanted: str, artifacts: Artifacts, stand_in: bool) -> 
 
 
 def _asked_for(component: Component) -> str:
+    if not component.requested:  # of what somebody installed nothing may have been asked
+        return f"{component.name} {component.reached} (found)"
     if component.provenance == "real" or component.requested == component.expected:
         return f"{component.name} {component.requested}"
     return f"{component.name} {component.expected} (stand-in for {component.requested})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +62,11 @@ def _labels(kube: Kube, cluster: Cluster, artifacts: Artifacts) -> Iterable[Mapp
         yield _labels_of(artifacts.image_configuration(image))
 
 
-def _running(kube: Kube) -> set[str]:
-    """References by digest of the images that pods run."""
+def _running(kube: Kube, namespace: str | None = None) -> set[str]:
+    """References by digest of the images that pods run, in one namespace or in all."""
     statuses = [
         status
-        for pod in kube.list("v1/Pod")
+        for pod in kube.list("v1/Pod", namespace)
         for kind in ("containerStatuses", "initContainerStatuses")
         for status in pod.get("status", {}).get(kind, ())
     ]
@@ -88,3 +89,28 @@ def look(kube: Kube, cluster: Cluster, artifacts: Artifacts) -> tuple[Found, ...
         return stand_ins(kube, cluster, artifacts)
     except HarnessError:
         return ()
+
+
+def running_stand_ins(
+    kube: Kube, artifacts: Artifacts, namespaces: Iterable[str]
+) -> tuple[tuple[Found, ...], int]:
+    """Stand-ins among the nodes and the pods of ``namespaces``; of how many images nothing is known.
+
+    For a cluster of somebody's, which may hold hundreds of images that are no part of the stack.
+    """
+    found: dict[str, Found] = {}
+    with suppress(HarnessError):
+        for node in kube.list("v1/Node"):
+            version = str(node["status"]["nodeInfo"]["kubeletVersion"])
+            if _OWN_K3S.search(version):
+                found["k3s"] = Found("k3s", version)
+    images: set[str] = set()
+    for namespace in dict.fromkeys(namespaces):
+        with suppress(HarnessError):
+            images |= _running(kube, namespace)
+    configurations = [artifacts.image_configuration(image) for image in sorted(images)]
+    for labels in map(_labels_of, configurations):
+        component = labels.get(f"{LABEL}component", "")
+        if component and labels.get(f"{LABEL}provenance", REAL) != REAL:
+            found[component] = Found(component, labels.get(f"{LABEL}version", ""))
+    return tuple(found[name] for name in sorted(found)), configurations.count("")

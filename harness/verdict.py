@@ -13,6 +13,9 @@ from enum import StrEnum
 from harness import errors
 from harness.errors import Blame
 
+NOT_PERMITTED = "acceptance/permission"
+"""The reason of an outcome that a missing right leaves unjudged; with one, no stack is said to conform."""
+
 
 class Status(StrEnum):
     """What became of an outcome."""
@@ -49,6 +52,7 @@ class Outcome:
     duration_s: float = 0.0
     nodeid: str = ""
     evidence: tuple[str, ...] = ()
+    read_from: tuple[str, ...] = ()
 
     @property
     def section(self) -> str:
@@ -99,8 +103,8 @@ class Component:
 
     @property
     def differs(self) -> bool:
-        """Found, and not what was asked for."""
-        return bool(self.reached) and self.reached != self.expected
+        """Found, and not what was asked for; of an acceptance often nothing was asked for."""
+        return bool(self.reached and self.expected) and self.reached != self.expected
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,9 @@ def _word(run: Run, counts: Mapping[Status, int]) -> tuple[Word, str, str, Blame
             return Word.INCONCLUSIVE, f"{outcome.id}: {why}", outcome.hint, Blame.ENVIRONMENT
         if outcome.status is Status.NOT_RUN:
             return Word.INCONCLUSIVE, f"{outcome.id}: was not run", "", Blame.ENVIRONMENT
+    for outcome in run.outcomes:
+        if outcome.status is Status.NOT_APPLICABLE and outcome.reason_id == NOT_PERMITTED:
+            return Word.INCONCLUSIVE, f"{outcome.id}: {outcome.reason}", outcome.hint, Blame.ENVIRONMENT
     if not counts[Status.PASSED]:
         return Word.INCONCLUSIVE, "no outcome was verified", "", Blame.SUITE
     return Word.CONFORMS, "", "", None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ class ExistingCluster:
     >>> ExistingCluster(Path("~/.kube/config").expanduser(), "staging").start()
     """
 
-    def __init__(self, kubeconfig: Path, context: str | None) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        context: str | None,
+        connect: Callable[[Path, str | None], Kube] = Kube,
+    ) -> None:
+        """``connect`` gives the client with which it is looked at."""
+        self._connect = connect
         self._kubeconfig = kubeconfig.absolute()
         self._context = context
         self._node_ip = ""
@@ -62,7 +69,7 @@ class ExistingCluster:
     def start(self) -> Path:
         """Check that it answers: UsageError for a wrong file or context, EnvironmentProblem for silence."""
         self._check_context()
-        kube = Kube(self._kubeconfig, self._context)
+        kube = self._connect(self._kubeconfig, self._context)
         try:
             version = kube.request("GET", "/version", timeout_s=_TIMEOUT_S)
         except ApiError as error:

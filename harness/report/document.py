@@ -81,6 +81,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "duration_s": round(outcome.duration_s, 3),
         "test": outcome.nodeid,
         "evidence": list(outcome.evidence),
+        "read_from": list(outcome.read_from),
     }
 
 

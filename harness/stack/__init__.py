@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.acceptance.found import Found
     from harness.artifacts import Artifacts
     from harness.cluster import Cluster
     from harness.kube import Kube
@@ -46,6 +47,8 @@ class StackContext:
     """Runs a function in a thread that lives as long as the run: a child that asks to die with its parent
     (PR_SET_PDEATHSIG) dies with the *thread* that started it."""
     results: dict[str, Any] = field(default_factory=dict)
+    found: Found | None = None
+    """What somebody had installed, where that is judged; None where the suite installed."""
 
 
 @dataclass(frozen=True)

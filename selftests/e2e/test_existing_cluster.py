@@ -79,7 +79,8 @@ class Acceptance:
     def run(self, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
         """How it ended, and conformance.json."""
         report = self.scratch / "report"
-        where = ["--cluster", "existing", "--kubeconfig", str(self.kubeconfig), "--context", "default"]
+        where = ["--cluster", "existing", "--make-runners"]
+        where += ["--kubeconfig", str(self.kubeconfig), "--context", "default"]
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--report-dir", str(report)]
         done = subprocess.run(
             [*command, *where, "--artifacts", str(self.bundle), *words],

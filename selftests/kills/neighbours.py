@@ -15,9 +15,10 @@ from pathlib import Path
 
 from harness.attach import attach
 from harness.gitlab.client import GitLabSession, GitLabTarget, connect
+from harness.given import Given
 from harness.journal import GITLAB_PLACE
 from harness.kube import KindUnknown, Kube
-from harness.options import Given, provision_options
+from harness.options import provision_options
 from harness.ownership import HOME_VARIABLE
 from harness.provision import Provisioner
 from harness.stack.runner import ensure_namespace
@@ -80,6 +81,7 @@ def neighbours(top: Path, bundle: Path) -> Iterator[Neighbours]:
         living = Provisioner(provision_options(Given({**where, "artifacts": str(bundle)})))
         _make_something(living, target)
         options = tuple(f"--{name.replace('_', '-')}={value}" for name, value in where.items())
+        options = (*options, "--make-runners")
         yield Neighbours(kept.kube, target, options, living)
     finally:
         left = living.down() if living is not None else []

@@ -47,17 +47,18 @@ def test_k3s_version(node_shell: NodeShell, reached: Reached) -> None:
 
 
 @pytest.mark.outcome("cluster/node-ready")
-def test_one_node_is_ready(node: Object) -> None:
+def test_one_node_is_ready(nodes: list[Object]) -> None:
     """There is one node, and it is Ready.
 
     How-to, "Installing k3s": "kubectl get nodes → vm-0-12-ubuntu Ready … a single-node k3s cluster".
     """
-    expect.fields(node, {"status.conditions[type=Ready].status": "True"})
-    assert not node["spec"].get("unschedulable"), f"{expect.ref(node)} is cordoned"
+    for node in nodes:
+        expect.fields(node, {"status.conditions[type=Ready].status": "True"})
+        assert not node["spec"].get("unschedulable"), f"{expect.ref(node)} is cordoned"
 
 
 @pytest.mark.outcome("cluster/node-roles", needs=["cluster/node-ready"])
-def test_the_node_has_its_roles(node: Object, kube: Kube) -> None:
+def test_the_node_has_its_roles(only_k3s: object, node: Object, kube: Kube) -> None:
     """The node's role is control-plane, and below k3s 1.34 also master.
 
     How-to, "Installing k3s": "ROLES control-plane,master".

@@ -10,13 +10,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fixtures import expect
-from fixtures.cert_manager import CERTIFICATE, certificate, controller_reason
+from fixtures.cert_manager import (
+    CERTIFICATE,
+    assert_served,
+    certificate,
+    controller_reason,
+    webhook_configuration,
+)
 from fixtures.cluster import refused_with
 from fixtures.stack import Reached
 from fixtures.workloads import assert_rolled_out, image_tags, pods_of
 from harness.kube import Kube, Object
 from harness.stack import StackContext
-from harness.stack.cert_manager import DEPLOYMENTS, NAMESPACE
+from harness.stack.places import Places
 from harness.versions.checks import MINIMUM_CERT_MANAGER
 from harness.wait import Watched, wait_for
 
@@ -47,46 +53,46 @@ def test_its_six_kinds_are_served(cert_manager: Kube) -> None:
 
 
 @pytest.mark.outcome("cert-manager/webhook-configurations", needs=["cert-manager/crds"])
-def test_both_webhook_configurations_are_there(cert_manager: Kube) -> None:
+def test_both_webhook_configurations_are_there(cert_manager: Kube, places: Places) -> None:
     """The mutating and the validating webhook configuration exist and point at the webhook's Service.
 
     How-to, "Installing cert-manager": "mutatingwebhookconfiguration …/cert-manager-webhook created,
     validatingwebhookconfiguration …/cert-manager-webhook created".
     """
     for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
-        found = cert_manager.get(f"admissionregistration.k8s.io/v1/{kind}", "cert-manager-webhook")
+        found = webhook_configuration(cert_manager, kind, places)
         expect.fields(
             found,
             {
                 "webhooks[0].name": "webhook.cert-manager.io",
                 "webhooks[0].failurePolicy": "Fail",
-                "webhooks[0].clientConfig.service.name": "cert-manager-webhook",
-                "webhooks[0].clientConfig.service.namespace": NAMESPACE,
+                "webhooks[0].clientConfig.service.name": places.cert_manager_deployments[-1],
+                "webhooks[0].clientConfig.service.namespace": places.cert_manager,
             },
             f"{kind} cert-manager-webhook",
         )
 
 
 @pytest.mark.outcome("cert-manager/deployments", needs=["cert-manager/crds", "cluster/pod-runs"])
-def test_three_deployments_are_available(cert_manager: Kube) -> None:
+def test_three_deployments_are_available(cert_manager: Kube, places: Places) -> None:
     """Controller, cainjector and webhook are rolled out.
 
     How-to, "Installing cert-manager": the manifest's many resources were installed and are used from here on.
     """
-    for name in DEPLOYMENTS:
-        assert_rolled_out(cert_manager, NAMESPACE, name)
+    for name in places.cert_manager_deployments:
+        assert_rolled_out(cert_manager, places.cert_manager, name)
 
 
 @pytest.mark.outcome("cert-manager/version", needs=["cert-manager/deployments"])
-def test_it_is_the_version_asked_for(cert_manager: Kube, reached: Reached) -> None:
+def test_it_is_the_version_asked_for(cert_manager: Kube, places: Places, reached: Reached) -> None:
     """All three run the version asked for, which is v1.7.1 or newer.
 
     How-to, introduction: "cert-manager must be v1.7.1 or above"; the URL applied says v1.7.1.
     """
     running = {
         tag
-        for name in DEPLOYMENTS
-        for pod in pods_of(cert_manager, assert_rolled_out(cert_manager, NAMESPACE, name))
+        for name in places.cert_manager_deployments
+        for pod in pods_of(cert_manager, assert_rolled_out(cert_manager, places.cert_manager, name))
         for tag in image_tags(pod).values()
     }
     assert len(running) == 1, f"cert-manager's pods run different versions: {sorted(running)}"
@@ -99,14 +105,18 @@ def test_it_is_the_version_asked_for(cert_manager: Kube, reached: Reached) -> No
 @pytest.mark.outcome(
     "cert-manager/webhook-answers", needs=["cert-manager/deployments", "cert-manager/webhook-configurations"]
 )
-def test_the_webhook_really_answers(cert_manager: Kube, stack: StackContext, checks_namespace: str) -> None:
+def test_the_webhook_really_answers(
+    cert_manager: Kube, places: Places, stack: StackContext, probe_namespace: str
+) -> None:
     """The webhook admits a good Certificate and refuses one that no schema would refuse.
 
     How-to, "Installing cert-manager": both webhook configurations were created, so the API server asks it.
     """
-    good = certificate("probe", checks_namespace, stack.run_id, ["probe.example"])
+    if stack.options.no_dry_run:  # what can be told without asking
+        assert_served(cert_manager, places.cert_manager_deployments[-1], places.cert_manager)
+    good = certificate("probe", probe_namespace, stack.run_id, ["probe.example"])
     cert_manager.apply(good, dry_run=True)
-    nameless = certificate("nameless", checks_namespace, stack.run_id, [])
+    nameless = certificate("nameless", probe_namespace, stack.run_id, [])
     message = refused_with(None, lambda: cert_manager.apply(nameless, dry_run=True))
     assert "webhook.cert-manager.io" in message, f"it was refused, but not by the webhook: {message}"
     assert "dnsNames" in message, f"the webhook doesn't say what is missing: {message}"

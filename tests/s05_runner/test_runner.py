@@ -8,13 +8,15 @@ import tomllib
 import pytest
 
 from fixtures import expect
+from fixtures.accepted import AcceptedRunner
 from fixtures.gitlab import GitLabTarget
 from fixtures.runner import SeenRunner
-from fixtures.stack import Reached
+from fixtures.stack import Note, Reached
 from fixtures.workloads import ready_column, restarts
 from harness.kube import Kube, Object
 from harness.profile import Profile
 from harness.stack import csv as csv_says
+from harness.stack.operator import webhook_answer
 from harness.stack.runner import SECRET_NAME
 from harness.versions import facts
 from harness.wait import Watched, wait_for
@@ -33,10 +35,10 @@ def _token_key(runner: SeenRunner) -> str:
 
 
 def _token(runner: SeenRunner) -> str:
-    found = runner.kube.get("v1/Secret", SECRET_NAME, runner.namespace)
-    secret = expect.there(found, f"Secret {SECRET_NAME}")
+    found = runner.kube.get("v1/Secret", runner.secret, runner.namespace)
+    secret = expect.there(found, f"Secret {runner.secret}")
     key, data = _token_key(runner), secret.get("data") or {}
-    assert key in data, f"Secret {SECRET_NAME} has keys {sorted(data)}, the operator reads {key}"
+    assert key in data, f"Secret {runner.secret} has keys {sorted(data)}, the operator reads {key}"
     return base64.b64decode(data[key]).decode()
 
 
@@ -47,6 +49,10 @@ def test_the_token(runner: SeenRunner) -> None:
     How-to, "Getting the registration token": "New project runner … the token starts with plrt by default"
     (a slip for glrt-, which is what GitLab documents).
     """
+    if isinstance(runner, AcceptedRunner):  # whose Secret is not read
+        start = runner.token_start()
+        assert start.startswith("glrt"), f"the token in the pod's config.toml starts with {start!r}"
+        return
     token = _token(runner)
     well_formed = token.startswith("glrt-") and len(token) >= 14
     assert well_formed, f"the token starts with {token[:5]!r} and has {len(token)} characters"
@@ -59,21 +65,28 @@ def test_the_secret(runner: SeenRunner) -> None:
     How-to, "Creating the Secret": "secret/jh-gitlab-runner-secret created, runner-registration-token: …".
     """
     expect.fields(
-        runner.kube.get("v1/Secret", SECRET_NAME, runner.namespace),
+        runner.kube.get("v1/Secret", runner.secret, runner.namespace),
         {"type": "Opaque", f"data.{_token_key(runner)}": bool},
-        f"Secret {SECRET_NAME}",
+        f"Secret {runner.secret}",
     )
 
 
 @pytest.mark.outcome("runner/accepted", needs=["operator/crd", "operator/controller", "runner/secret"])
-def test_the_runner_is_accepted(runner: SeenRunner, gitlab_target: GitLabTarget) -> None:
+def test_the_runner_is_accepted(request: pytest.FixtureRequest, runner: SeenRunner) -> None:
     """The Runner resource passed the operator's webhooks and is stored as it was written.
 
     How-to, "Creating the Runner CRD": "runner.apps.gitlab.com/jh-gitlab-runner created; kubectl get runner".
     """
+    if isinstance(runner, AcceptedRunner):
+        expect.fields(runner.resource(), runner.wanted_resource())
+        if not runner.stack.options.no_dry_run:
+            answer = webhook_answer(runner.kube)
+            assert not answer, f"the operator's webhooks don't answer a dry run: {answer}"
+        return
+    target: GitLabTarget = request.getfixturevalue("gitlab_target")
     expect.fields(
         runner.resource(),
-        {"spec.gitlabUrl": gitlab_target.url, "spec.buildImage": "alpine", "spec.token": SECRET_NAME},
+        {"spec.gitlabUrl": target.url, "spec.buildImage": "alpine", "spec.token": SECRET_NAME},
     )
 
 
@@ -86,7 +99,10 @@ def test_the_runner_s_pod(runner: SeenRunner) -> None:
     pod = runner.pod()
     assert pod["metadata"]["name"].startswith(f"{runner.name}-runner-"), f"it is {pod['metadata']['name']}"
     assert ready_column(pod) == "1/1", f"{expect.ref(pod)} is {ready_column(pod)}"
-    assert restarts(pod) == 0, f"{expect.ref(pod)} was restarted {restarts(pod)} time(s)"
+    again = restarts(pod, runner.stack)
+    assert again == 0, f"{expect.ref(pod)} was restarted {again} time(s)"
+    if isinstance(runner, AcceptedRunner) and runner.resource()["spec"].get("serviceaccount"):
+        return  # somebody chose another
     version = runner.stack.profile.operator.version
     account = pod["spec"].get("serviceAccountName")
     assert account == facts.RUNNER_SERVICE_ACCOUNT.at(version), f"its ServiceAccount is {account}"
@@ -112,21 +128,24 @@ def test_the_config_map(runner: SeenRunner, profile: Profile) -> None:
     assert keys == CONFIG_KEYS, f"ConfigMap {name} has keys {keys}"
     text, documented = found["data"]["config.toml"], facts.DEFAULT_CONFIG.at(profile.operator.version)
     settings = tomllib.loads(text)
+    wanted = dict(documented.settings)
+    if isinstance(runner, AcceptedRunner):
+        wanted = runner.default_settings()
     others = settings.keys() - documented.settings.keys() - documented.others
-    kept = {key: settings.get(key) for key in documented.settings}
-    assert kept == dict(documented.settings), f"config.toml is\n{text}"
+    kept = {key: settings.get(key) for key in wanted}
+    assert kept == wanted, f"config.toml is\n{text}"
     assert not others, f"config.toml sets {sorted(others)} as well:\n{text}"
 
 
 @pytest.mark.outcome("runner/config-toml", needs=["runner/pod"])
-def test_the_config_toml_in_the_pod(runner: SeenRunner, csv: Object, profile: Profile) -> None:
+def test_the_config_toml_in_the_pod(runner: SeenRunner, installed: Object, profile: Profile) -> None:
     """The config.toml in the pod says what the how-to's listing says.
 
     How-to, "Running docker in a pod": "[runners.kubernetes] host = "", image = "alpine",
     namespace = "default", helper_image = …gitlab-runner-helper-ocp:v16.0.1, poll_timeout = 180, …".
     """
     config = runner.kubernetes_config()
-    helper = csv_says.helper_image(csv, profile)
+    helper = csv_says.helper_image(installed, profile)
     by_digest = facts.HELPER_BY_DIGEST.at(profile.operator.version)
     assert ("@sha256:" in helper) == by_digest, f"the operator names its helper image {helper}"
     documented = {
@@ -142,9 +161,12 @@ def test_the_config_toml_in_the_pod(runner: SeenRunner, csv: Object, profile: Pr
         "service_account_overwrite_allowed": "",
         "pod_annotations_overwrite_allowed": "",
     }
+    if isinstance(runner, AcceptedRunner):
+        documented = {**documented, **runner.chosen_settings()}
     wrong = {key: (value, config.get(key)) for key, value in documented.items() if config.get(key) != value}
     assert not wrong, "\n".join(f"{k}: expected {want!r}, found {got!r}" for k, (want, got) in wrong.items())
-    assert not config.get("privileged"), "the default Runner is privileged"
+    privileged = bool(config.get("privileged"))
+    assert privileged == bool(documented.get("privileged")), "the default Runner is privileged"
 
 
 @pytest.mark.outcome("runner/version", needs=["runner/pod"])
@@ -153,14 +175,11 @@ def test_the_runner_s_version(runner: SeenRunner, reached: Reached) -> None:
 
     How-to, "Running docker in a pod": the helper image is gitlab-runner-helper-ocp:v16.0.1.
     """
-    lines = runner.exec("gitlab-runner", "--version").splitlines()
-    found = [line.split()[-1] for line in lines if line.startswith("Version:")]
-    assert len(found) == 1, f"gitlab-runner --version says {lines}"
-    reached("runner", found[0])
+    reached("runner", runner.version())
 
 
 @pytest.mark.outcome("runner/online", needs=["runner/pod"])
-def test_the_runner_is_online(runner: SeenRunner, gl: object) -> None:
+def test_the_runner_is_online(runner: SeenRunner, note: Note) -> None:
     """GitLab shows the runner online, as a runner of this project, with its tag.
 
     How-to, "Creating the Runner CRD": the project's Runner page shows that its own runner is registered.
@@ -168,6 +187,10 @@ def test_the_runner_is_online(runner: SeenRunner, gl: object) -> None:
     found = runner.wait_status("online")
     silent = runner.silent_s()
     assert silent < RECENT_CONTACT_S, f"it is called online, and was last heard of {silent:.0f} s ago"
+    if isinstance(runner, AcceptedRunner):
+        note(runner.told(found))
+        runner.assert_takes_jobs(found)
+        return
     assert found.runner_type == "project_type", f"it is a runner of type {found.runner_type}"
     assert found.tag_list == [runner.tag], f"its tags are {found.tag_list}"
     projects = [project["path_with_namespace"] for project in found.projects]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fixtures import expect
+from fixtures.accepted import AcceptedRunner
 from fixtures.pipeline import DOCKER_SOCK, Build, BuildMaker
+from fixtures.plugin.outcomes import NotApplicable
 from fixtures.runner import SeenRunner
 from fixtures.steps.runner_setups import FILES
 from harness.stack import StackContext
@@ -20,6 +22,8 @@ def test_by_default_nothing_is_mounted(runner: SeenRunner) -> None:
 
     How-to, "Running docker in a pod": "[runners.kubernetes.volumes] has no docker.sock mounted".
     """
+    if runner.config_name and isinstance(runner, AcceptedRunner):
+        raise NotApplicable(f"Runner {runner.found} has a config of its own")
     volumes = runner.kubernetes_config().get("volumes", {})
     assert not volumes.get("host_path"), f"[runners.kubernetes.volumes] is {volumes}"
 
@@ -31,6 +35,9 @@ def test_the_custom_config_map(docker_sock_runner: SeenRunner) -> None:
     How-to, "Running docker in a pod": "kubectl create configmap custom-config-toml --from-file
     config.toml=custom-config.toml".
     """
+    if isinstance(docker_sock_runner, AcceptedRunner):
+        assert docker_sock_runner.template, f"ConfigMap {docker_sock_runner.config_name} holds no setting"
+        return
     found = docker_sock_runner.kube.get("v1/ConfigMap", CONFIG_NAME, docker_sock_runner.namespace)
     expect.fields(found, {"data": {"config.toml": (FILES / "custom-config.toml").read_text()}}, CONFIG_NAME)
 
@@ -41,7 +48,7 @@ def test_the_runner_with_config(docker_sock_runner: SeenRunner) -> None:
 
     How-to, "Running docker in a pod": "the keyword config brings in the ConfigMap; then create the Runner".
     """
-    expect.fields(docker_sock_runner.resource(), {"spec.config": CONFIG_NAME})
+    expect.fields(docker_sock_runner.resource(), {"spec.config": docker_sock_runner.config_name})
     docker_sock_runner.pod()
     docker_sock_runner.wait_status("online")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from fixtures import expect
-from fixtures.olm import CATALOG_SOURCE, CSV, NAMESPACE, crds
+from fixtures.olm import CATALOG_SOURCE, CSV, crds
 from fixtures.steps.second_cluster import InstalledOffline
 from fixtures.workloads import assert_rolled_out
 from harness.stack import StackContext
 from harness.stack.common import load_manifests
+from harness.stack.olm import NAMESPACE
 
 
 @pytest.mark.outcome("offline/olm", needs=["olm/packageserver"])

@@ -1,0 +1,1 @@
+"""Acceptance of what somebody installed: found, read and judged, never changed."""
