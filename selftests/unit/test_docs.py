@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from harness.cli import app
 from harness.options import OPTIONS
@@ -64,3 +67,34 @@ def test_commands_of_the_pages_are_there(where: str, words: list[str]) -> None:
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     given = [word.partition("=")[0] for word in rest[: rest.index("--") if "--" in rest else None]]
     assert [word for word in given if word.startswith("-") and word not in known] == []
+
+
+@pytest.fixture(scope="module")
+def options_of_pytest() -> str:
+    command = [sys.executable, "-m", "pytest", "--help", "-p", "no:cacheprovider"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_of_the_main_job_on_the_pages_are_there(page: Path, options_of_pytest: str) -> None:
+    given = set()
+    for line in re.findall(r"(?:run conformance|# pytest|\$ pytest) (.*(?:\\\n.*)*)", page.read_text()):
+        given |= set(re.findall(r"(?<!\S)(--[a-z][a-z-]+)", line.split("  ")[0]))
+    assert [
+        it for it in sorted(given) if not re.search(rf"^  (?:-\w, )?{it}\b", options_of_pytest, re.MULTILINE)
+    ] == []
+
+
+def test_the_cron_job_reads_the_kubeconfig_that_it_brings() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "matrix.md").read_text(), re.DOTALL)
+    settings, job = next(list(yaml.safe_load_all(it)) for it in blocks if "CronJob" in it)
+    kubeconfig = yaml.safe_load(settings["data"]["kubeconfig"])
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (script,) = container["args"]
+    assert "--context here" in script
+    assert [it["name"] for it in kubeconfig["contexts"]] == ["here"]
+    mounts = {it["name"]: it["mountPath"] for it in container["volumeMounts"]}
+    assert f"--kubeconfig={mounts['settings']}/kubeconfig " in script
+    assert f"--history={mounts['history']}/" in script
+    assert {it["name"] for it in pod["volumes"]} == set(mounts)
