@@ -34,8 +34,11 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0, help="only so many, others each day")
     parser.add_argument("--seed", type=int, default=date.today().toordinal(), help="of the sample; printed")
     parser.add_argument("--record", action="store_true", help=f"keep it in {SEEN.name}, and make the page")
+    parser.add_argument(
+        "--unseen", action="store_true", help="with --record: only what is not kept there yet"
+    )
     words = parser.parse_args()
-    record = Record(SEEN if words.record else None)
+    record = Record(SEEN if words.record else None, unseen=words.unseen)
     # Beside the bundle: copies of it are hard links.
     with tempfile.TemporaryDirectory(prefix="seen-red-", dir=words.bundle.resolve().parent) as scratch:
         if words.sample:

@@ -23,7 +23,11 @@ _SMALL = ("cluster/", "cert-manager/")
 def see(bundle: Path, scratch: Path, only: str, record: Record) -> None:
     """Break, verify, undo."""
     everything = (*SURROUNDINGS, *BREAKAGES)
-    chosen = [b for b in everything if any(re.search(only, it) for it in (b.what, *b.red, b.rule))]
+    chosen = [
+        b
+        for b in everything
+        if any(re.search(only, it) for it in (b.what, *b.red, b.rule)) and record.wants("kept", b.what, b.red)
+    ]
     _see_all(chosen, bundle, scratch, record, whole=not only)
 
 

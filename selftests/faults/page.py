@@ -40,9 +40,9 @@ Made by `python -m selftests.faults.page` from what `python -m selftests.faults 
 nodes of the lab (a rehearsal: k3s, OLM, operator and Runner are stand-ins); a selftest keeps it true. Each
 fault is broken on purpose; the outcome named must turn red, with the blame and by the rule named
 ([reasons.md](reasons.md)), what stands on it must be blocked, and nothing else may be red. Times are in
-seconds: of the wait that told it, or of the whole test. *By hand* is how long the commands of the how-to
-wait without looking at a reason: kubectl's own 30 s, 300 s of `rollout status` in install.sh and of OLM,
-GitLab's hour of a job.
+seconds: of the wait that told it, or of the whole test; *with it*: as soon as the job had ended. *By hand* is
+how long the commands of the how-to wait without looking at a reason: kubectl's own 30 s, 300 s of
+`rollout status` in install.sh and of OLM, GitLab's hour of a job.
 """
 
 
@@ -59,12 +59,13 @@ def render(seen: Sequence[Seen] | None = None) -> str:
 
 
 def summary(rows: Sequence[Seen]) -> str:
-    if not rows:
+    if not [it for it in rows if it.seconds is not None]:
         return "None was seen yet."
-    times = [it.seconds for it in rows]
+    times = [it.seconds for it in rows if it.seconds is not None]
     return (
-        f"{len(rows)} outcomes turned red: median {statistics.median(times):.1f} s, "
-        f"slowest {max(times):.1f} s, {sum(it > 45 for it in times)} over 45 s."
+        f"{len(rows)} outcomes turned red, {len(times)} of them with a time: "
+        f"median {statistics.median(times):.1f} s, slowest {max(times):.1f} s, "
+        f"{sum(it > 45 for it in times)} over 45 s."
     )
 
 
@@ -77,7 +78,8 @@ def _row(seen: Seen) -> str:
     because = f"{seen.blame}, `{seen.rule}`" if seen.rule else seen.blame
     red = f"`{seen.red}`" if seen.red else "nothing"
     by_hand = BY_HAND_S.get(seen.red.removeprefix("provision/").partition("/")[0], 0)
-    times = f"{seen.seconds:.1f} | {by_hand}" if by_hand else "- | -"
+    named = "with it" if seen.seconds is None else f"{seen.seconds:.1f}"
+    times = f"{named} | {by_hand}" if by_hand else "- | -"
     return f"| {_cell(seen.fault)} | {red} | {because or '-'} | {times} |"
 
 

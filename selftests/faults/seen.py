@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,8 @@ _WAITED = re.compile(r"\b(?:failed|timed out) after ([\d.]+) s\b")
 class Seen:
     """A fault that turned the intended outcome red, for the intended reason.
 
-    ``seconds`` until it was named: how long the wait lasted that told it, else the whole test.
+    ``seconds`` until it was named: how long the wait lasted that told it, or on a kept stack, where the fault
+    was there before, the whole test. None: told by the end of a job, or before anything was made.
     """
 
     part: str
@@ -32,21 +33,22 @@ class Seen:
     red: str
     blame: str
     rule: str
-    seconds: float
+    seconds: float | None
     said: str
     day: str
 
     @classmethod
     def of(cls, part: str, fault: str, red: str, entry: Mapping[str, Any]) -> Seen:
         """From the outcome's entry in conformance.json."""
-        said = first_line(entry)
+        said, seconds = first_line(entry), seconds_of(entry)
+        known = part == "kept" or _WAITED.search(said)
         return cls(
             part,
             fault,
             red,
             str(entry.get("blame") or ""),
             str(entry.get("reason_id") or ""),
-            round(seconds_of(entry), 1),
+            round(seconds, 1) if known else None,
             said,
             f"{datetime.now(UTC):%Y-%m-%d}",
         )
@@ -76,13 +78,21 @@ def read_seen(path: Path = SEEN) -> list[Seen]:
 class Record:
     """What a run of the catalogue sees and complains of, told and written at once: it may be ended.
 
-    ``path`` None: nothing is written.
+    ``path`` None: nothing is written. ``unseen``: what the file holds already is passed over.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, unseen: bool = False) -> None:
         self._path = path
+        self._unseen = unseen
         self.seen: list[Seen] = []
         self.complaints: list[str] = []
+
+    def wants(self, part: str, fault: str, reds: Collection[str]) -> bool:
+        """Whether a fault, which turns ``reds`` red, is still to be looked at."""
+        if not self._unseen:
+            return True
+        known = {it.key for it in read_seen(self._path)} if self._path is not None else set()
+        return any((part, fault, red) not in known for red in reds or ("",))
 
     def complain(self, *lines: str) -> None:
         """Something else was red, or nothing, or for another reason."""

@@ -199,7 +199,8 @@ RUNS: tuple[Run, ...] = (
 def see(bundle: Path, scratch: Path, only: str, record: Record) -> None:
     """Make each run with its slips."""
     for number, run in enumerate(RUNS):
-        if any(re.search(only, it) for slip in run.slips for it in (slip.what, *slip.red)):
+        matches = any(re.search(only, it) for slip in run.slips for it in (slip.what, *slip.red))
+        if matches and any(record.wants("slips", slip.what, slip.red) for slip in run.slips):
             _see(run, bundle, scratch / f"slips-{number}", record)
 
 

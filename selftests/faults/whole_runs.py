@@ -28,7 +28,8 @@ EXIT_ENVIRONMENT = 10
 def see(bundle: Path, scratch: Path, only: str, record: Record) -> None:
     """Inject, run, compare."""
     for fault in FAULTS.values():
-        if any(re.search(only, it) for it in (fault.name, fault.what, fault.red, fault.rule)):
+        matches = any(re.search(only, it) for it in (fault.name, fault.what, fault.red, fault.rule))
+        if matches and record.wants("faults", fault.what, (fault.red,)):
             own = scratch / f"fault-{fault.name}"
             try:
                 _see(fault, bundle, own, record)
