@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fixtures.runner import CONFIG_TOML
+from fixtures.runner_sides import CONFIG_TOML
 from harness.stack.runner import CONFIG_NAME, RUNNER_NAME
 from selftests.faults.ways import (
     CONFIG_MAP,

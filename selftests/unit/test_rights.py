@@ -95,3 +95,10 @@ def test_a_user_whom_nobody_knows_is_no_question_of_rights(reviewing: Reviewing)
     with pytest.raises(ApiError) as caught:
         check_rights(kube, "u")
     assert caught.value.reason_id == "api/unauthorized"
+
+
+def test_who_only_reads_is_asked_for_no_right_to_make(reviewing: Reviewing) -> None:
+    """With --accept nothing but reads is sent; a review is a POST."""
+    served, kube = reviewing(viewer)
+    check_inputs(ProvisionOptions(cluster="existing", kubeconfig=kube.kubeconfig, context="x", accept=True))
+    assert not [asked for asked, _, _ in served.asked if not asked.startswith("GET ")]
