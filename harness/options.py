@@ -233,6 +233,13 @@ OPTIONS: tuple[Option, ...] = (
         programs=(PYTEST,),
     ),
     Option(
+        "with_pipeline",
+        "run the how-to's build on the Runner that was found, in a branch of --gitlab-project",
+        "flag",
+        check=contradictions.with_pipeline,
+        programs=(PYTEST,),
+    ),
+    Option(
         "runner",
         "judge this Runner alone, of several that are found",
         metavar="NAMESPACE/NAME",

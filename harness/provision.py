@@ -28,7 +28,7 @@ from harness.elsewhere import cluster_id, remove_from_gitlab, remove_objects
 from harness.errors import Cancelled, EnvironmentProblem, HarnessError, UsageError
 from harness.gitlab.target import check as check_gitlab
 from harness.graph import Graph, OnFailure, Step, StepState, StepStatus, closure
-from harness.inputs import check_inputs, check_state_home, gitlab_url
+from harness.inputs import check_inputs, check_state_home
 from harness.journal import (
     CGROUP,
     CLUSTER_PLACE,
@@ -191,23 +191,13 @@ class Provisioner:
         if self.options.gitlab_url is None:
             self._journal.will_make(PROCESS, f"the embedded GitLab of {self.state_dir}")
         else:
-            self._journal.place(GITLAB_PLACE, **self._gitlab_place())
-
-    def _gitlab_place(self) -> dict[str, str]:
-        """How to reach the user's GitLab."""
-        options = self.options
-        return {
-            "url": gitlab_url(options.gitlab_url or ""),
-            "token_file": str(options.gitlab_token_file.absolute()) if options.gitlab_token_file else "",
-            "ca_file": str(options.gitlab_ca_file.absolute()) if options.gitlab_ca_file else "",
-            "project": options.gitlab_project or "",
-        }
+            self._journal.place(GITLAB_PLACE, **gitlab.place(self.options))
 
     def _refuse_shared_project(self) -> None:
         """In a project of the user's two runs would push the same tags. Raises UsageError."""
         if self.options.gitlab_project is None:
             return
-        mine = self._gitlab_place()
+        mine = gitlab.place(self.options)
         for account in accounts()[0]:
             theirs = account.places.get(GITLAB_PLACE, {})
             same = (theirs.get("url"), theirs.get("project")) == (mine["url"], mine["project"])

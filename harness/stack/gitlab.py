@@ -57,6 +57,16 @@ def external(options: ProvisionOptions) -> GitLabTarget:
     )
 
 
+def place(options: ProvisionOptions) -> dict[str, str]:
+    """How to reach the user's GitLab, for a journal: addresses and paths, no secret."""
+    return {
+        "url": gitlab_url(options.gitlab_url or ""),
+        "token_file": str(options.gitlab_token_file.absolute()) if options.gitlab_token_file else "",
+        "ca_file": str(options.gitlab_ca_file.absolute()) if options.gitlab_ca_file else "",
+        "project": options.gitlab_project or "",
+    }
+
+
 def written_down(ctx: StackContext, target: GitLabTarget) -> Callable[[str, str], None]:
     """What a GitLabSession calls before it makes something; the embedded GitLab goes as a whole."""
     if target.embedded:

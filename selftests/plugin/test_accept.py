@@ -170,6 +170,8 @@ def test_a_version_is_held_to_what_was_asked_for_alone(accept: Accept) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--with-pipeline", "--gitlab-project", "g/p"], "2 Runners are there: ci/one, ci/two"),
+        (["--with-pipeline"], "--with-pipeline without --gitlab-project"),
         (["--runner", "ci/three"], "there is no such Runner on this cluster"),
         (["--accept", "--make-runners"], "--accept with --make-runners"),
         (["--keep"], "--keep with an acceptance"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,17 @@ import yaml
 from kubernetes import client
 from kubernetes.stream import portforward
 
+from fixtures.steps.accepted_build import Way, way_from_cluster
+from fixtures.steps.runner_setups import FILES
 from harness.acceptance.border import METADATA_ONLY, MissingPermission, Refused, Request, refusal
+from harness.acceptance.config import READ_CONFIG
 from harness.acceptance.discovery import discover
-from harness.acceptance.found import HELM, MANIFEST, OLM, Found, chosen, only_runner
+from harness.acceptance.found import HELM, MANIFEST, OLM, Found, FoundRunner, chosen, only_runner
 from harness.acceptance.jobs import tags_of_jobs
 from harness.acceptance.reader import NOT_READ, ReadingKube, noting
 from harness.acceptance.rights import Depth, cluster_role
 from harness.errors import UsageError
+from harness.kube import ApiError
 from harness.options import ProvisionOptions
 from selftests.unit import their_stack as their
 from selftests.unit.fake_cluster import FakeCluster
@@ -105,6 +111,14 @@ def test_streams_into_pods_pass_the_border_too(side):
         with pytest.raises(Refused, match="--no-exec was given"):
             portforward(api.connect_get_namespaced_pod_portforward, "p", "ci", ports="8443")
     assert cluster.asked == []
+
+
+def test_streams_that_were_announced_reach_the_api_server(side):
+    cluster, kube = side()
+    with pytest.raises(ApiError, match="not found"):  # it has no such pod
+        kube.exec("p", "ci", ["true"])
+    (asked,) = cluster.asked
+    assert asked.startswith("GET /api/v1/namespaces/ci/pods/p/exec?command=true")
 
 
 @pytest.mark.parametrize(
@@ -331,3 +345,38 @@ def test_what_was_found_is_the_same_in_another_process(side, tmp_path):
 )
 def test_tags_of_a_ci_file(text, tags):
     assert tags_of_jobs(text) == tags
+
+
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("", Way("plain", "daemonless")),
+        ("[[runners]]\n[runners.kubernetes]\nprivileged = true\n", Way("dind", "dind")),
+        ((FILES / "custom-config.toml").read_text(), Way("docker-sock", "docker-sock")),
+        ("[[runners", Way("plain", "daemonless")),
+    ],
+)
+def test_a_runner_builds_in_the_way_that_its_config_offers(side, text, way):
+    config = their.thing("v1", "ConfigMap", "ours", "ci", data={"config.toml": text})
+    _, kube = side(*their.runner("ci", "one", config="ours"), config)
+    assert way_from_cluster(kube, FoundRunner("ci", "one", config="ours")) == way
+
+
+def test_what_is_secret_in_a_config_is_cut_off_where_it_is_read():
+    text = """\
+[[runners]]
+  id = 7
+  token = "glrt-never-shown-to-anybody"
+  token_obtained_at = 2026-01-01T00:00:00Z
+  environment = ["PASSWORD=never-shown"]
+  [runners.cache.s3]
+    SecretKey = "never-shown"
+  [runners.kubernetes]
+    image = "alpine"
+    bearer_token = "never-shown"
+"""
+    sed, *words, _ = READ_CONFIG
+    printed = subprocess.run([sed, *words], input=text, capture_output=True, text=True, check=True).stdout
+    assert "shown" not in printed
+    (runner,) = tomllib.loads(printed)["runners"]
+    assert (runner["id"], runner["token"], runner["kubernetes"]["image"]) == (7, "glrt-", "alpine")
