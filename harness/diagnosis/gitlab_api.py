@@ -81,6 +81,15 @@ RULES: tuple[Rule, ...] = (
         why=_NOBODY,
     ),
     _rule(
+        "gitlab/embedded",
+        r"embedded GitLab does not answer|embedded one has not been started",
+        "the GitLab that the suite itself starts is not there (any more)",
+        "see gitlab.log in the stack's state directory; then provision a new stack",
+        sources=("object",),
+        why="it is a process of this machine, and nobody starts it again",
+        rank=60,
+    ),
+    _rule(
         "gitlab/none",
         r"not answer as a GitLab|<html|JSON",
         "what answers at the address does not answer as a GitLab does",
