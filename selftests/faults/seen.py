@@ -103,9 +103,8 @@ class Record:
     def see(self, seen: Seen) -> None:
         """A fault was named as the catalogue says."""
         self.seen.append(seen)
-        print(
-            f"{seen.red}: {seen.fault}: {seen.blame}, {seen.rule or 'no rule'}, {seen.seconds} s", flush=True
-        )
+        when = "" if seen.seconds is None else f", {seen.seconds} s"
+        print(f"{seen.red}: {seen.fault}: {seen.blame}, {seen.rule or 'no rule'}{when}", flush=True)
         if self._path is not None:
             known = {it.key: it for it in read_seen(self._path)} | {seen.key: seen}
             rows = [asdict(known[key]) for key in sorted(known)]
