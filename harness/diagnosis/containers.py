@@ -90,6 +90,17 @@ RULES: tuple[Rule, ...] = (
         rank=84,
     ),
     Rule(
+        "container/host-limits",
+        ("log", "service"),
+        r"too many open files|cannot allocate memory|runtime: out of memory|failed to create new OS thread",
+        Blame.ENVIRONMENT,
+        "a program gets too little of the host: open files, memory or threads",
+        "raise the host's limits (ulimit -n, fs.inotify.max_user_instances), or use a larger host",
+        TRANSIENT_S,
+        "it starts again by itself, and may get it then",
+        rank=75,
+    ),
+    Rule(
         "container/runtime",
         ("container",),
         r"(RunContainer|CreateContainer)Error.*(cannot allocate memory|read-only file system"

@@ -60,6 +60,14 @@ RULES: tuple[Rule, ...] = (
         rank=66,
     ),
     _rule(
+        "olm/owner-conflict",
+        r"InterOperatorGroupOwnerConflict",
+        "another operator on this cluster owns the same APIs already",
+        "remove that operator's Subscription and CSV; the condition names its OperatorGroup",
+        blame=Blame.ENVIRONMENT,
+        rank=66,
+    ),
+    _rule(
         "olm/foreign-subscription",
         r"ConstraintsNotSatisfiable",
         "somebody else's Subscription in the namespace can't be resolved, and OLM resolves all or none",

@@ -25,7 +25,8 @@ RULES: tuple[Rule, ...] = (
         "runner/token-refused",
         ("log",),
         r"Verifying runner\.\.\. is (removed|not valid)|failed to verify the runner|Failed to verify"
-        r"|status=\"?(403|401|422)|\b403 Forbidden|is unhealthy and will be disabled"
+        r"|status=\"?(403|401|422)|\b403 Forbidden|is (unhealthy|not healthy) and will be disabled"
+        r"|Checking for jobs\.\.\. forbidden"
         r"|Registering runner\.\.\. forbidden",
         Blame.ENVIRONMENT,
         "GitLab refuses the runner's token",
@@ -89,6 +90,17 @@ RULES: tuple[Rule, ...] = (
         TRANSIENT_S,
         _AGAIN,
         rank=68,
+    ),
+    Rule(
+        "runner/registration-off",
+        ("log",),
+        r"Registering runner.*410 Gone",
+        Blame.ENVIRONMENT,
+        "GitLab takes no registration tokens any more",
+        "make the runner in GitLab and use its authentication token, or allow registration tokens there",
+        SEEN_TWICE_S,
+        _AGAIN,
+        rank=72,
     ),
     Rule(
         "runner/fatal",

@@ -93,3 +93,34 @@ def test_words_to_be_kept_survive_wherever_they_are(at: int) -> None:
     cut = short(text, (begin, begin + 9))
     assert "THE CAUSE" in cut
     assert len(cut) <= 400
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "rule", "blame"),
+    [
+        ("log", "ERROR: Registering runner... failed runner=x status=410 Gone", "runner/registration-off",
+         Blame.ENVIRONMENT),
+        ("log", "Checking for jobs... forbidden runner=x", "runner/token-refused", Blame.ENVIRONMENT),
+        ("log", "Runner https://g/x is not healthy and will be disabled for 1h", "runner/token-refused",
+         Blame.ENVIRONMENT),
+        ("log", "PANIC: Failed to register the runner.", "runner/fatal", Blame.PRODUCT),
+        ("log", "error retrieving resource lock operators/x: context deadline exceeded", "operator/api-slow",
+         Blame.ENVIRONMENT),
+        ("log", "fatal error: runtime: out of memory", "container/host-limits", Blame.ENVIRONMENT),
+        ("log", "accept: too many open files", "container/host-limits", Blame.ENVIRONMENT),
+        ("log", "Reconciler error: deployments.apps is invalid", "operator/reconcile", Blame.PRODUCT),
+        ("condition", "CSV x is Failed: InterOperatorGroupOwnerConflict", "olm/owner-conflict",
+         Blame.ENVIRONMENT),
+    ],
+)  # fmt: skip
+def test_what_logs_and_conditions_say_is_blamed_right(
+    source: str, words: str, rule: str, blame: Blame
+) -> None:
+    found = classify([Fact(source, "pod a/b says", words)])
+    assert found is not None
+    assert (found.id, found.blame) == (rule, blame)
+
+
+def test_a_conflict_that_a_controller_tries_again_is_no_reason() -> None:
+    words = "Reconciler error: the object has been modified; please apply your changes to the latest version"
+    assert classify([Fact("log", "pod a/b says", words)]) is None
