@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from pathlib import Path
 from embedded_gitlab.app import CREDENTIALS_FILE, build, open_context
 from embedded_gitlab.server import Server
 from embedded_gitlab.settings import Settings
+
+EXIT_ENVIRONMENT = 10
+"""The host is at fault; what it lacks is on standard error, in a sentence."""
 
 _EPILOG = f"""
 The state directory holds everything: gitlab.sqlite3, repositories/, traces/, and
@@ -36,12 +40,18 @@ _TIMES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse arguments, serve, and return the exit code."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
     host, _, port = options.listen.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        parser.error(f"--listen {options.listen!r} is no ADDRESS:PORT")
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    listener = _bind(host.strip("[]"), int(port))
+    try:
+        listener = _bind(host.strip("[]"), int(port))
+    except OSError as error:
+        return _refuse(f"can't listen on {options.listen}", error)
     real_port = listener.getsockname()[1]
     url = (options.external_url or f"http://{host}:{real_port}").rstrip("/")
     settings = Settings(
@@ -56,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         online_s=options.online_for,
         client_timeout_s=options.client_timeout,
     )
-    context = open_context(settings)
+    try:
+        context = open_context(settings)
+    except (OSError, sqlite3.Error) as error:
+        return _refuse(f"can't keep state in {options.state}", error)
     server = Server(
         build(context),
         settings.client_timeout_s,
@@ -69,6 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"listening on {url}", flush=True)
     server.run(sockets=[listener])
     return 0
+
+
+def _refuse(what: str, error: Exception) -> int:
+    print(f"{what}: {getattr(error, 'strerror', None) or error}", file=sys.stderr, flush=True)
+    return EXIT_ENVIRONMENT
 
 
 def _end_with_stdin() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -96,6 +98,34 @@ def test_silent_runner_goes_offline(embedded: Callable[..., Server], tag: str) -
 
 
 class TestProcess:
+    @pytest.mark.parametrize(
+        ("listen", "state", "code", "said"),
+        [
+            ("192.0.2.1:0", "state", 10, "can't listen on 192.0.2.1:0: Cannot assign requested address"),
+            ("127.0.0.1:http", "state", 2, "--listen '127.0.0.1:http' is no ADDRESS:PORT"),
+            ("127.0.0.1:65536", "state", 2, "--listen '127.0.0.1:65536' is no ADDRESS:PORT"),
+            ("127.0.0.1:0", "file/state", 10, "can't keep state in file/state: Not a directory"),
+            ("127.0.0.1:0", "garbage", 10, "can't keep state in garbage: file is not a database"),
+        ],
+    )
+    def test_what_its_host_lacks_is_a_sentence(
+        self, tmp_path: Path, listen: str, state: str, code: int, said: str
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "garbage").mkdir()
+        (tmp_path / "garbage/gitlab.sqlite3").write_text("garbage" * 1000)
+        done = subprocess.run(
+            [sys.executable, "-m", "embedded_gitlab", "--listen", listen, "--state", state],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stderr
+        assert done.stderr.splitlines()[-1].endswith(said)
+        assert "Traceback" not in done.stderr
+
     def test_credentials_are_random_and_for_the_owner_only(self, tmp_path: Path) -> None:
         tokens = set()
         for name in ("a", "b"):
