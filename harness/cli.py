@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +23,12 @@ from harness.errors import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_PRODUCT,
+    EXIT_SUITE,
     EXIT_USAGE,
     HarnessError,
     LeftoversError,
     UsageError,
+    of_os_error,
 )
 from harness.evidence import collect
 from harness.given import UP, Given
@@ -338,6 +341,10 @@ def main() -> None:
         code = EXIT_INTERRUPTED
     except typer.Abort:
         code = EXIT_INTERRUPTED
+    except OSError as error:
+        problem = of_os_error(error, "it could not go on")
+        console.print(f"\n{redact(str(problem))}", markup=False)
+        code = problem.exit_code
     except Exception as error:
         code = _usage_of_click(error)
     _interrupts.ignore()
@@ -349,7 +356,8 @@ def _usage_of_click(error: Exception) -> int:
     """Click's own complaints (unknown option, missing value) as it prints them; anything else is ours."""
     show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if show is None or code is None:
-        raise error
+        sys.stderr.write(traceback.format_exc())
+        return EXIT_SUITE
     show()
     return EXIT_USAGE if code == _CLICK_USAGE else int(code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
 
 
@@ -110,9 +111,18 @@ _EXIT_OF_BLAME = {
 }
 
 
+_MENDS = {
+    errno.EMFILE: "let this process open more files: ulimit -n 1024",
+    errno.ENFILE: "let this host open more files: sysctl fs.file-max",
+    errno.ENOMEM: "free memory",
+    errno.EAGAIN: "let this user have more processes: ulimit -u",
+}
+
+
 def of_os_error(error: OSError, what: str) -> EnvironmentProblem:
     """The host's fault, in a sentence: a full disk, a file system that went read-only, no descriptor left."""
     where = f": {error.filename}" if error.filename else ""
     return EnvironmentProblem(
-        f"{what}: {error.strerror or error}{where}", "make room, or mend that file system"
+        f"{what}: {error.strerror or error}{where}",
+        _MENDS.get(error.errno or 0, "make room, or mend that file system"),
     )

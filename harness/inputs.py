@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import resource
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ from harness.redact import Secret, register, register_environment, register_url
 
 _MAX_TOKEN_BYTES = 10_000
 _MAX_URL_CHARS = 2000
+_OPEN_FILES = 256
+"""Enough for a run of pytest with two workers; k3s has a limit of its own."""
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 """RFC 1123; with the underscore, which internal names have and resolvers take."""
 
@@ -107,6 +110,16 @@ def check_report_dir(directory: Path) -> None:
             f"no report can be written into {directory}: {why}",
             "name a directory that can be written, with room left: --report-dir",
         ) from None
+
+
+def check_open_files() -> None:
+    """Raises EnvironmentProblem where this process may open so few files that a run would end anywhere."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
+        raise EnvironmentProblem(
+            f"this process may have {soft} files open at once; a run needs {_OPEN_FILES}",
+            "ulimit -n 1024, or LimitNOFILE= of the service that starts it",
+        )
 
 
 def check_state_home(home: Path) -> None:

@@ -28,7 +28,7 @@ from harness.elsewhere import cluster_id, remove_from_gitlab, remove_objects
 from harness.errors import Cancelled, EnvironmentProblem, HarnessError, UsageError
 from harness.gitlab.target import check as check_gitlab
 from harness.graph import Graph, OnFailure, Step, StepState, StepStatus, closure
-from harness.inputs import check_inputs, check_state_home
+from harness.inputs import check_inputs, check_open_files, check_state_home
 from harness.journal import (
     CGROUP,
     CLUSTER_PLACE,
@@ -344,6 +344,7 @@ class Provisioner:
 
 def check_host(options: ProvisionOptions, state_dir: Path) -> None:
     """What the run needs of this host.  Raises EnvironmentProblem for the first thing that it lacks."""
+    check_open_files()
     check_state_home(state_home())
     if options.cluster == "k3s":
         from harness.cluster import preflight

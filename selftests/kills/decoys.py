@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -9,8 +10,9 @@ from pathlib import Path
 
 from harness.cluster import cgroups, keeper
 
-_LINK = "rcdecoy0"
-_CGROUPS = ("rc-local", "rc-0decoy00-demo", "rc-00000000-decoy")
+_LINK, _PEER = f"rcd{os.getpid()}a", f"rcd{os.getpid()}b"
+_CGROUPS = tuple(f"{it}{os.getpid()}" for it in ("rc-local", "rc-0decoy00-demo", "rc-00000000-decoy"))
+"""With the process's id, so that plans can be carried out side by side."""
 
 
 class Decoys:
@@ -29,7 +31,7 @@ class Decoys:
                     (hierarchy.path / name / "cgroup.procs").write_text(str(sleeper.pid))
         code = "import time; time.sleep(86400)"
         self._sleepers["keeper"] = subprocess.Popen([sys.executable, "-c", code, keeper.COMMAND, "/nowhere"])
-        subprocess.run(["ip", "link", "add", _LINK, "type", "veth", "peer", "name", "rcdecoy1"], check=False)
+        subprocess.run(["ip", "link", "add", _LINK, "type", "veth", "peer", "name", _PEER], check=False)
         subprocess.run(["ip", "link", "set", _LINK, "alias", "runner-conformance demo"], check=False)
         return self
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 UP = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 from types import SimpleNamespace
 from harness import cli, interrupts, provision
 from harness.graph import Step
@@ -26,6 +26,8 @@ class Slow(provision.Provisioner):
         return SimpleNamespace(lines=lambda: ["a plan"])
 
     def up(self, layers):
+        if "raise" in os.environ:
+            raise eval(os.environ["raise"])
         self.graph.run({"slow": Step("slow", self.make)})
         return SimpleNamespace(cluster=SimpleNamespace(kubeconfig="none"))
 
@@ -88,3 +90,31 @@ def test_where_nobody_listens_any_more_it_removes_all(tmp_path: Path, listener: 
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 130
     assert (tmp_path / "down").read_text() == "after what was being made"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (
+            "OSError(28, 'No space left on device', '/x')",
+            10,
+            "could not go on: No space left on device: /x\n",
+        ),
+        ("OSError(24, 'Too many open files')", 10, "What to do: let this process open more files: ulimit -n"),
+        ("ValueError('ours')", 12, "Traceback (most recent call last)"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_the_host_s_or_ours_and_never_the_product_s(
+    tmp_path: Path, raised: str, code: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UP, "up", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "raise": raised},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code
+    assert said in done.stderr
+    assert ("Traceback" in done.stderr) is (code == 12)
+    assert (tmp_path / "down").exists()
