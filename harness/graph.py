@@ -88,6 +88,13 @@ class StepState:
         return self.status is StepStatus.DONE
 
 
+class _Work:
+    """A step's thread, for who waits for it."""
+
+    def __init__(self) -> None:
+        self.began, self.ended = threading.Event(), threading.Event()
+
+
 def closure(steps: Mapping[str, Step[object]], wanted: Iterable[str]) -> dict[str, Step[object]]:
     """The wanted steps, all they need, and their observers. Raises SuiteDefect for a name that is no step."""
     chosen: set[str] = set()
@@ -166,18 +173,21 @@ class Graph:
             order.prepare()
         except CycleError as error:
             raise SuiteDefect(f"steps need each other in a circle: {' → '.join(error.args[1])}") from None
-        threads: list[threading.Thread] = []
+        begun: list[_Work] = []
         try:
             while order.is_active():
                 for name in order.get_ready():
-                    threads.append(self._thread(steps[name]))
+                    begun.append(_Work())
+                    self._thread(steps[name], begun[-1])
                 order.done(self._next_end())
         except BaseException:
             self.cancelled.set()
             raise
         finally:
-            for thread in threads:
-                thread.join()
+            for work in begun:
+                # Not Thread.join: an interrupt within Thread.start leaves one that runs and can't be joined.
+                if work.began.is_set():
+                    work.ended.wait()
             for step in steps.values():
                 if step.name not in self._states:
                     self._skip(step, "")
@@ -203,8 +213,9 @@ class Graph:
     def _next_end(self) -> str:
         return self._ended.get()
 
-    def _thread(self, step: Step[object]) -> threading.Thread:
+    def _thread(self, step: Step[object], work: _Work) -> None:
         def run() -> None:
+            work.began.set()  # before the look at whether all is cancelled: who cancels looks at this later
             try:
                 self._run(step)
             except BaseException as error:  # whoever was to be told could not take it: then it is not done
@@ -212,10 +223,9 @@ class Graph:
                 self._end(step, self._now(), StepStatus.FAILED, error=failure)
             finally:
                 self._ended.put(step.name)
+                work.ended.set()
 
-        thread = threading.Thread(target=run, name=f"step-{step.name}", daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=run, name=f"step-{step.name}", daemon=True).start()
 
     def _run(self, step: Step[object]) -> None:
         if step.name in self._states and self._states[step.name].ok:

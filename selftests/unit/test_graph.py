@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,34 @@ def test_interrupt_while_waiting_stops_the_threads(monkeypatch: pytest.MonkeyPat
         one.run(named(step("a", run=patient), step("b", "a")))
     assert ended.is_set()
     assert statuses(one)["b"] == "skipped"  # whoever waits for it sees an end
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_an_interrupt_amid_a_thread_s_start_leaves_nothing_at_work(
+    monkeypatch: pytest.MonkeyPatch, starts: bool
+) -> None:
+    """What a step that began so makes is made when the graph ends, and can be removed."""
+    made = []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            if starts:
+                super().start()
+                assert began.wait(10)
+            raise KeyboardInterrupt
+
+    began = threading.Event()
+
+    def make() -> None:
+        began.set()
+        time.sleep(0.3)
+        made.append("it")
+
+    monkeypatch.setattr("harness.graph.threading.Thread", Interrupted)
+    graph = Graph(on_failure=OnFailure.STOP_ALL)
+    with pytest.raises(KeyboardInterrupt):
+        graph.run({"a": Step("a", make)})
+    assert made == (["it"] if starts else [])
 
 
 def test_a_circle_is_named() -> None:
