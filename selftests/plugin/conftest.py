@@ -80,6 +80,9 @@ class ExampleProvisioning:
 
 
 def pytest_conformance_provisioning(options):
+    if "opening_seconds" in PLAN:
+        (HERE / "begun.txt").touch()
+        time.sleep(PLAN["opening_seconds"])
     return ExampleProvisioning()
 
 

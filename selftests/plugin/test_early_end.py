@@ -55,6 +55,19 @@ def test_a_signal_takes_down_judges_and_reports(project, name):
     assert (project.pytester.path / "report" / "junit.xml").exists()
 
 
+@pytest.mark.parametrize(("name", "when"), [("SIGTERM", "choosing"), ("SIGHUP", "collecting")])
+def test_a_signal_before_anything_was_begun_ends_with_the_same_code(project, name, when):
+    project.plan(**({"opening_seconds": 30} if when == "choosing" else {}))
+    slow = "    import pathlib, time\n    pathlib.Path('begun.txt').touch(); time.sleep(30)\n"
+    project.test(f"{slow if when == 'collecting' else ''}{GOOD}")
+    process = begin(project)
+    process.send_signal(getattr(signal, name))
+    out = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130, out
+    assert "Traceback" not in out
+    assert project.made_steps() == []
+
+
 def test_signals_during_teardown_cut_nothing_short(project):
     project.plan(close_seconds=1.5)
     project.test(WAITS)
