@@ -37,8 +37,6 @@ from harness.journal import (
     KIND_CLUSTER,
     PROCESS,
     Journal,
-    Life,
-    accounts,
 )
 from harness.kube import Kube
 from harness.options import ProvisionOptions, check_options
@@ -168,7 +166,6 @@ class Provisioner:
 
     def _take_name(self) -> None:
         """Begin the journal and take the name; nothing is made before that."""
-        self._refuse_shared_project()
         self._journal = Journal.begin(self.run_id, self.name, self.state_dir, beside=self.options.beside)
         try:
             self._lock.acquire()
@@ -192,20 +189,6 @@ class Provisioner:
             self._journal.will_make(PROCESS, f"the embedded GitLab of {self.state_dir}")
         else:
             self._journal.place(GITLAB_PLACE, **gitlab.place(self.options))
-
-    def _refuse_shared_project(self) -> None:
-        """In a project of the user's two runs would push the same tags. Raises UsageError."""
-        if self.options.gitlab_project is None:
-            return
-        mine = gitlab.place(self.options)
-        for account in accounts()[0]:
-            theirs = account.places.get(GITLAB_PLACE, {})
-            same = (theirs.get("url"), theirs.get("project")) == (mine["url"], mine["project"])
-            if same and account.life is Life.LIVING:
-                raise UsageError(
-                    f"{account} uses project {mine['project']} of {mine['url']} at this moment",
-                    f"wait for it, name another --gitlab-project, or end it: kill {account.pid}",
-                )
 
     def _write_down_places(self, kube: Kube) -> None:
         """How to reach what outlives this host's part of the run: paths and addresses, no secret."""

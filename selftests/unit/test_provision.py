@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,26 +173,26 @@ def test_a_name_in_use_is_refused_and_left_alone(home: Path, cluster: FakeCluste
     first.down()
 
 
-def test_two_runs_in_one_project_of_a_user_are_not_begun(
+def test_two_runs_in_one_project_of_a_user_know_their_own_by_their_ids(
     home: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(provision, "check_inputs", lambda options: None)
     monkeypatch.setattr(provision, "check_gitlab", lambda target: None)
-    monkeypatch.setattr(provision, "remove_from_gitlab", lambda target, run_id: [])
+    removed: list[str] = []
+    monkeypatch.setattr(provision, "remove_from_gitlab", lambda target, run_id: removed.append(run_id) or [])
     token = tmp_path / "token"
     token.write_text("glpat-0123456789")
     theirs = ProvisionOptions(
         gitlab_url="https://gitlab.example", gitlab_token_file=token, gitlab_project="group/one"
     )
-    first = Provisioner(theirs)
+    first, second = Provisioner(theirs), Provisioner(theirs)
     first.start()
-    with pytest.raises(UsageError, match=r"uses project group/one of https://gitlab\.example at this moment"):
-        Provisioner(theirs).start()
-    other = Provisioner(replace(theirs, gitlab_project="group/two"))
-    other.start()
+    second.start()
+    assert removed == []
     assert first.down() == []
-    assert other.down() == []
-    Provisioner(theirs)._refuse_shared_project()
+    assert removed == [first.run_id]
+    assert second.down() == []
+    assert removed == [first.run_id, second.run_id]
 
 
 def test_a_kept_stack_is_not_overwritten(home: Path, cluster: FakeCluster) -> None:
