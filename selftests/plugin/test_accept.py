@@ -40,6 +40,7 @@ class Ended:
 
 
 Accept = Callable[..., tuple[FakeCluster, Ended]]
+Change = Callable[[list[Any]], None]
 
 
 @pytest.fixture
@@ -194,3 +195,71 @@ def test_the_role_is_printed_without_a_cluster() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n")
     assert "pods/exec" not in done.stdout
+
+
+def _status(kind: str, name: str, **status: Any) -> Change:
+    def change(stack: list[Any]) -> None:
+        for it in stack:
+            if (it["kind"], it["metadata"]["name"]) == (kind, name):
+                it["status"].update(status)
+
+    return change
+
+
+def _scaled_to_zero(stack: list[Any]) -> None:
+    for it in stack:
+        if (it["kind"], it["metadata"]["name"]) == ("Deployment", "gitlab-runner-runner"):
+            it["spec"]["replicas"] = 0
+
+
+def _half_a_controller(stack: list[Any]) -> None:
+    for it in stack:
+        if it["kind"] == "Pod" and it["metadata"]["name"].startswith("gitlab-runner-controller-manager"):
+            it["status"]["containerStatuses"][0]["ready"] = False
+
+
+def _without(*words: str) -> Change:
+    def change(stack: list[Any]) -> None:
+        stack[:] = [it for it in stack if not any(word in it["metadata"]["name"] for word in words)]
+
+    return change
+
+
+NOT_READY = {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "folder", "outcome", "words", "green"),
+    [
+        (_scaled_to_zero, "s05_runner", "runner/pod", "it asks for 0 replicas", "runner/config-map"),
+        (
+            _status("ClusterServiceVersion", "gitlab-runner-operator.v1.15.1", phase="Failed"),
+            "s04_operator",
+            "operator/csv-succeeded",
+            "found 'Failed'",
+            "operator/controller",
+        ),
+        (_half_a_controller, "s04_operator", "operator/controller", "is 1/2", "operator/crd"),
+        (
+            _status("Node", "vm-0-12-ubuntu", **NOT_READY),
+            "s01_cluster",
+            "cluster/node-ready",
+            "'Unknown'",
+            "",
+        ),
+        (_without("cert-manager"), "s02_cert_manager", "cert-manager/crds", "is not there", ""),
+        (_without("gitlab-runner-secret"), "s05_runner", "runner/secret", "is not there", ""),
+    ],
+    ids=lambda it: it if isinstance(it, str) and "/" in it else "",
+)
+def test_what_is_broken_is_red_for_its_reason(
+    accept: Accept, change: Change, folder: str, outcome: str, words: str, green: str
+) -> None:
+    stack = their.how_to_stack()
+    change(stack)
+    _, ended = accept(stack, f"tests/{folder}")
+    assert ended.code == 1, ended.output[-5000:]
+    assert ended.with_status("failed") == {outcome}, ended.output[-5000:]
+    entry = next(it for it in ended.document["outcomes"] if it["id"] == outcome)
+    assert (words in entry["reason"], entry["blame"]) == (True, "product"), entry
+    assert not green or ended.status(green)[0] == "passed"

@@ -112,7 +112,7 @@ def test_the_webhook_really_answers(
 
     How-to, "Installing cert-manager": both webhook configurations were created, so the API server asks it.
     """
-    if stack.options.no_dry_run:  # what can be told without asking
+    if stack.found is not None:  # the API server may hold a connection open that no other client would get
         assert_served(cert_manager, places.cert_manager_deployments[-1], places.cert_manager)
     good = certificate("probe", probe_namespace, stack.run_id, ["probe.example"])
     cert_manager.apply(good, dry_run=True)

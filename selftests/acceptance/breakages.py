@@ -1,0 +1,160 @@
+"""What a person breaks by hand on the lab's stack, one thing at a time, and mends again.
+
+What the operator mends within a moment (a Runner scaled to 0, its ConfigMap) is broken in selftests/plugin.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from selftests.acceptance.lab import RUNNER, TAG, Lab, await_ready, project_of
+from selftests.e2e.by_hand import CSV, CSV_TABLE, DEPLOYMENT
+
+PRODUCT, ENVIRONMENT = "product", "environment"
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """``red``: outcome → words of its reason, and who is blamed; ``green``: what stays as it was."""
+
+    what: str
+    break_it: Callable[[Lab], AbstractContextManager[None]]
+    red: dict[str, str]
+    blame: str
+    green: tuple[str, ...] = ("cert-manager/crds", "operator/crd")
+
+
+def _patch(lab: Lab, what: str, patch: object, *, kind: str = "merge", more: str = "") -> None:
+    text = shlex.quote(json.dumps(patch))
+    lab.shell.types(f"kubectl patch {what} --type {kind} -p {text} {more}")
+
+
+@contextmanager
+def _wrong_url(lab: Lab) -> Iterator[None]:
+    _patch(lab, f"runner/{RUNNER}", {"spec": {"gitlabUrl": "http://gitlab.example.com"}})
+    try:
+        yield
+    finally:
+        _patch(lab, f"runner/{RUNNER}", {"spec": {"gitlabUrl": lab.gitlab_url}})
+        lab.shell.types(f"kubectl rollout status deployment/{RUNNER}-runner --timeout=170s", timeout_s=180)
+
+
+@contextmanager
+def _csv_failed(lab: Lab) -> Iterator[None]:
+    scale = "kubectl -n olm scale deployment/olm-operator --replicas"
+    lab.shell.types(f"{scale}=0")
+    lab.shell.until("kubectl -n olm get pods -l app=olm-operator", lambda out: not out.strip())
+    status = {"status": {"phase": "Failed", "reason": "InstallCheckFailed", "message": "install timeout"}}
+    _patch(lab, f"csv/{CSV}", status, more="-n operators --subresource=status")
+    try:
+        yield
+    finally:
+        good = {"status": {"phase": "Succeeded", "reason": "InstallSucceeded", "message": "install strategy"}}
+        _patch(lab, f"csv/{CSV}", good, more="-n operators --subresource=status")
+        lab.shell.types(f"{scale}=1")
+        await_ready(lab, "olm", "olm-operator")
+        lab.shell.until("kubectl get csv -n operators", lambda out: out == CSV_TABLE)
+
+
+@contextmanager
+def _controller_half(lab: Lab) -> Iterator[None]:
+    scale = "kubectl -n olm scale deployment/olm-operator --replicas"
+    lab.shell.types(f"{scale}=0")
+    image = "kubectl -n operators set image deployment/" + f"{DEPLOYMENT} kube-rbac-proxy"
+    before = lab.shell.types(
+        f"kubectl -n operators get deployment {DEPLOYMENT} -o "
+        "jsonpath='{.spec.template.spec.containers[?(@.name==\"kube-rbac-proxy\")].image}'"
+    )
+    strategy = {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}
+    _patch(lab, f"deployment/{DEPLOYMENT}", strategy, more="-n operators")
+    lab.shell.types(f"{image}=quay.io/nobody/no-such-image:v0")
+    lab.shell.until("kubectl -n operators get pods", lambda out: " 1/2 " in out and "ImagePull" in out)
+    try:
+        yield
+    finally:
+        lab.shell.types(f"{image}={before}")
+        await_ready(lab, "operators", DEPLOYMENT)
+        lab.shell.types(f"{scale}=1")
+        await_ready(lab, "olm", "olm-operator")
+        lab.shell.until("kubectl get csv -n operators", lambda out: out == CSV_TABLE)
+        await_ready(lab, "operators", DEPLOYMENT)
+
+
+@contextmanager
+def _webhook_without_endpoints(lab: Lab) -> Iterator[None]:
+    name, space = "cert-manager-webhook", "-n cert-manager"
+    selector = json.loads(lab.shell.types(f"kubectl {space} get service {name} -o json"))["spec"]["selector"]
+    _patch(lab, f"service/{name}", {"spec": {"selector": {"nobody": "here"}}}, more=space)
+    addresses = f"kubectl {space} get endpoints {name} -o jsonpath='{{.subsets[*].addresses[*].ip}}'"
+    lab.shell.until(addresses, lambda out: not out.strip())
+    try:
+        yield
+    finally:
+        _patch(lab, f"service/{name}", {"spec": {"selector": {**selector, "nobody": None}}}, more=space)
+        lab.shell.until(addresses, str.strip)
+
+
+def _in_gitlab(**changes: object) -> Callable[[Lab], AbstractContextManager[None]]:
+    """A change of the runner in GitLab, as its page makes it."""
+
+    @contextmanager
+    def broken(lab: Lab) -> Iterator[None]:
+        runner = lab.gl.runners.get(lab.runner_id)
+        before = {name: getattr(runner, name) for name in changes}
+        _set(lab, changes)
+        try:
+            yield
+        finally:
+            _set(lab, before)
+
+    return broken
+
+
+def _set(lab: Lab, values: dict[str, object]) -> None:
+    runner = lab.gl.runners.get(lab.runner_id)
+    for name, value in values.items():
+        setattr(runner, name, value)
+    runner.save()
+
+
+@contextmanager
+def _other_tag(lab: Lab) -> Iterator[None]:
+    """The project's CI file names the how-to's tag, and the runner has another."""
+    project = project_of(lab)
+    action = {"action": "create", "file_path": ".gitlab-ci.yml"}
+    content = f"build: {{script: [date], tags: [{TAG}]}}"
+    commit = {"branch": project.default_branch, "commit_message": "Build [skip ci]"}
+    project.commits.create({**commit, "actions": [{**action, "content": content}]})
+    try:
+        with _in_gitlab(tag_list=["other"])(lab):
+            yield
+    finally:
+        project.commits.create({**commit, "actions": [{**action, "action": "delete"}]})
+
+
+BREAKAGES = (
+    Breakage("wrong GitLab URL", _wrong_url, {"runner/accepted": "http://gitlab.example.com"}, PRODUCT),
+    Breakage("CSV Failed", _csv_failed, {"operator/csv-succeeded": "found 'Failed'"}, PRODUCT),
+    Breakage("controller 1/2", _controller_half, {"operator/controller": "1/2"}, PRODUCT),
+    Breakage(
+        "webhook without endpoints",
+        _webhook_without_endpoints,
+        {"cert-manager/webhook-answers": "no address is ready"},
+        PRODUCT,
+        ("cert-manager/deployments", "runner/pod"),
+    ),
+    Breakage(
+        "runner paused", _in_gitlab(paused=True), {"runner/online": "is paused"}, ENVIRONMENT, ("runner/pod",)
+    ),
+    Breakage(
+        "tag other than the job's",
+        _other_tag,
+        {"runner/online": "has tags ['other']"},
+        PRODUCT,
+        ("runner/pod",),
+    ),
+)

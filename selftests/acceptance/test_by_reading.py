@@ -1,0 +1,102 @@
+"""A stack by hand is judged by reading, whatever is broken, and the API server has seen no change."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selftests.acceptance.accepting import Ended, accept, folders
+from selftests.acceptance.breakages import BREAKAGES, Breakage
+from selftests.acceptance.lab import PROJECT, Lab
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root")
+
+READS = {"get", "list", "watch"}
+UNJUDGED = {
+    "cluster/k3s-version",
+    "cluster/pod-runs",
+    "cluster/dns",
+    "cert-manager/certificate-issued",
+    "olm/installed-once",
+    "runner/deleted",
+    "docker-sock/config-map",
+    "docker-sock/runner",
+    "docker-sock/host-path",
+    "docker-sock/build-pod",
+    "docker-sock/node-without-docker",
+}
+"""What can't be judged of a Runner without a config of its own, or only with a change."""
+
+
+def asked(lab: Lab, since: int) -> list[dict[str, Any]]:
+    """What the API server wrote of the person's requests, which it let pass."""
+    return lab.requests(since)
+
+
+def how(event: dict[str, Any]) -> str:
+    """``patch certificates dry run``: a request that is more than a read."""
+    ref = event.get("objectRef", {})
+    what = "/".join(filter(None, (ref.get("resource"), ref.get("subresource"))))
+    return f"{event['verb']} {what}" + (" dry run" if "dryRun=All" in event["requestURI"] else "")
+
+
+def more_than_reads(events: list[dict[str, Any]]) -> set[str]:
+    streams = {"exec", "portforward"}
+    return {
+        how(it)
+        for it in events
+        if it["verb"] not in READS or it.get("objectRef", {}).get("subresource") in streams
+    }
+
+
+def size(lab: Lab) -> int:
+    return lab.audit_log.stat().st_size
+
+
+def told(ended: Ended) -> str:
+    return ended.output[-5000:]
+
+
+def test_a_stack_by_hand_is_accepted_and_only_what_was_announced_is_asked(lab: Lab, tmp_path: Path) -> None:
+    before = size(lab)
+    ended = accept(lab, tmp_path, "--no-header")
+    assert ended.code == 0, told(ended)
+    assert ended.document["verdict"]["text"] == "CONFORMS (rehearsal)"
+    unjudged = {it for it in ended.with_status("not applicable") if not it.startswith("docker-sock/build/")}
+    assert unjudged == UNJUDGED
+    events = asked(lab, before)
+    assert len(events) > 100
+    assert more_than_reads(events) == {
+        "patch certificates dry run",
+        "patch runners dry run",
+        "get pods/exec",
+        "get pods/portforward",
+    }
+    assert "secrets" not in {it.get("objectRef", {}).get("resource") for it in events if it["verb"] == "list"}
+
+
+def test_without_commands_and_dry_runs_nothing_but_reads_is_asked(lab: Lab, tmp_path: Path) -> None:
+    before = size(lab)
+    ended = accept(lab, tmp_path, "--no-exec", "--no-dry-run")
+    assert ended.code == 0, told(ended)
+    events = asked(lab, before)
+    assert len(events) > 100
+    assert more_than_reads(events) == set()
+    assert {"runner/pod", "runner/online", "runner/config-map"} <= ended.with_status("passed")
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda it: it.what.replace(" ", "-"))
+def test_what_is_broken_is_red_for_its_reason(lab: Lab, tmp_path: Path, breakage: Breakage) -> None:
+    with breakage.break_it(lab):
+        ended = accept(
+            lab, tmp_path, f"--gitlab-project={PROJECT}", tests=folders((*breakage.red, *breakage.green))
+        )
+    for outcome, words in breakage.red.items():
+        entry = ended.outcomes[outcome]
+        assert entry["status"] == "failed", (entry, told(ended))
+        assert words in entry["reason"], entry
+        assert entry["blame"] == breakage.blame, entry
+    assert set(breakage.green) <= ended.with_status("passed"), told(ended)
