@@ -81,6 +81,7 @@ def neighbours(top: Path, bundle: Path) -> Iterator[Neighbours]:
         living = Provisioner(provision_options(Given({**where, "artifacts": str(bundle)})))
         _make_something(living, target)
         options = tuple(f"--{name.replace('_', '-')}={value}" for name, value in where.items())
+        options = ("--make-runners", *options)
         options = (*options, "--make-runners")
         yield Neighbours(kept.kube, target, options, living)
     finally:
