@@ -18,6 +18,8 @@ from harness.diagnosis.words import short
 from harness.errors import Blame, SuiteDefect, UsageError
 
 LATEST_RED_S = 45.0
+LOOKED_AT_S = 3.0
+"""A reason is seen some time after it began, and once more when it is final: 45 s made 46.1 on a node."""
 
 
 def test_the_page_is_what_the_rules_say() -> None:
@@ -31,7 +33,8 @@ def test_every_rule_is_whole(rule: Rule) -> None:
     assert rule.meaning
     assert rule.do
     assert rule.why
-    assert rule.final_after_s is None or 0 <= rule.final_after_s <= LATEST_RED_S
+    latest_s = LATEST_RED_S if "node" in rule.id else LATEST_RED_S - LOOKED_AT_S
+    assert rule.final_after_s is None or 0 <= rule.final_after_s <= latest_s
     assert rule.meaning in explain(rule.id)
 
 
