@@ -136,6 +136,18 @@ def _other_tag(lab: Lab) -> Iterator[None]:
         project.commits.create({**commit, "actions": [{**action, "action": "delete"}]})
 
 
+@contextmanager
+def _no_cert_manager(lab: Lab) -> Iterator[None]:
+    lab.shell.types("kubectl delete -f cert-manager.yaml --wait=true", timeout_s=170)
+    try:
+        yield
+    finally:
+        lab.shell.types("kubectl apply -f cert-manager.yaml")
+        lab.shell.types(
+            "kubectl -n cert-manager wait --for=condition=Available --timeout=110s deployment --all"
+        )
+
+
 BREAKAGES = (
     Breakage("wrong GitLab URL", _wrong_url, {"runner/accepted": "http://gitlab.example.com"}, PRODUCT),
     Breakage("CSV Failed", _csv_failed, {"operator/csv-succeeded": "found 'Failed'"}, PRODUCT),
@@ -156,5 +168,12 @@ BREAKAGES = (
         {"runner/online": "has tags ['other']"},
         PRODUCT,
         ("runner/pod",),
+    ),
+    Breakage(
+        "cert-manager gone",
+        _no_cert_manager,
+        {"cert-manager/crds": "is not there"},
+        PRODUCT,
+        ("olm/crds", "operator/csv-succeeded", "runner/config-map"),
     ),
 )

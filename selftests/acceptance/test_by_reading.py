@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from harness.kube import Kube
 from selftests.acceptance.accepting import Ended, accept, folders
 from selftests.acceptance.breakages import BREAKAGES, Breakage
 from selftests.acceptance.lab import PROJECT, Lab
@@ -100,3 +102,40 @@ def test_what_is_broken_is_red_for_its_reason(lab: Lab, tmp_path: Path, breakage
         assert words in entry["reason"], entry
         assert entry["blame"] == breakage.blame, entry
     assert set(breakage.green) <= ended.with_status("passed"), told(ended)
+
+
+def test_what_is_wrong_with_the_options_is_a_sentence(lab: Lab, tmp_path: Path) -> None:
+    document = yaml.safe_load(lab.kubeconfig.read_text())
+    cases = {
+        "wrong-context": (["--context=nobody-s"], {}, 4, "has no context 'nobody-s'"),
+        "unreachable": ([], {"server": "https://127.0.0.1:9"}, 10, "does not answer"),
+        "no-token": ([f"--gitlab-url={lab.gitlab_url}"], {}, 4, "--gitlab-token-file go together"),
+    }
+    for name, (words, cluster, code, sentence) in cases.items():
+        changed = {**document, "clusters": [dict(document["clusters"][0])]}
+        changed["clusters"][0]["cluster"] = {**document["clusters"][0]["cluster"], **cluster}
+        path = tmp_path / f"{name}.kubeconfig"
+        path.write_text(yaml.safe_dump(changed))
+        ended = accept(lab, tmp_path, *words, gitlab=False, kubeconfig=path)
+        assert ended.code == code, (name, told(ended))
+        assert sentence in ended.output, (name, told(ended))
+        assert "Traceback" not in ended.output, (name, told(ended))
+
+
+def test_rights_that_are_missing_are_named_once(lab: Lab, tmp_path: Path) -> None:
+    role = "runner-conformance-acceptance"
+    kind = "rbac.authorization.k8s.io/v1/ClusterRole"
+    kube = Kube(lab.cluster.kubeconfig)
+    found = kube.get(kind, role)
+    assert found is not None
+    rules = [{**it, "resources": [r for r in it["resources"] if r != "pods"]} for it in found["rules"]]
+    kube.patch(kind, role, None, {"rules": rules})
+    try:
+        ended = accept(lab, tmp_path)
+    finally:
+        kube.patch(kind, role, None, {"rules": found["rules"]})
+    assert ended.code == 10, told(ended)
+    assert ended.with_status("failed") == set(), told(ended)
+    assert ended.document["verdict"]["hint"] == "grant what `pytest --show-rbac` prints"
+    assert "may not list pods" in ended.outcomes["runner/pod"]["reason"]
+    assert "Traceback" not in ended.output
