@@ -112,6 +112,7 @@ def _empty_context(name: str) -> Any:
         kube=EmptyKube(),
         state_dir=HERE,
         results={},
+        found=None,
         cancelled=None,
         progress=lambda layer, text: None,
     )
