@@ -38,7 +38,7 @@ def check(options: ClusterOptions) -> str:
     if (options.state_dir / "cluster.json").exists():
         raise EnvironmentProblem(
             f"there is a cluster in {options.state_dir} already",
-            f"stop it (runner-conformance down --name {options.name}), reuse it, or take another name",
+            f"stop it (runner-conformance down {options.name}), reuse it, or take another name",
         )
     return k3s_version(options.k3s)
 
