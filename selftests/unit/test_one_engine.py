@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_up_calls_it(calls: list[str]) -> None:
 def test_the_tests_call_it(calls: list[str], tmp_path: Path) -> None:
     said: list[str] = []
     stack = stacks.NewStack(ProvisionOptions(name="by-pytest"), said.append)
-    run = ConformanceRun(stack, ["images"], said.append, tmp_path)
+    run = ConformanceRun(stack, ["images"], said.append, tmp_path, threading.Event())
     run.start()
     files = StepFiles(stack.steps_dir)
     assert files.wait(CLUSTER).ok, said

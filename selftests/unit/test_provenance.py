@@ -31,7 +31,7 @@ class PlayKube:
         status = [{"imageID": f"docker-pullable://{image}"}] if image else []
         self._pod = {"status": {"containerStatuses": status}}
 
-    def list(self, kind: str) -> list[dict[str, Any]]:
+    def list(self, kind: str, namespace: str | None = None) -> list[dict[str, Any]]:
         return [self._node] if kind == "v1/Node" else [self._pod]
 
 
@@ -94,7 +94,7 @@ def test_without_a_shell_the_running_images_are_looked_up_by_digest() -> None:
 
 def test_a_cluster_that_is_gone_tells_nothing_and_stops_nothing() -> None:
     class Gone:
-        def list(self, kind: str) -> list[object]:
+        def list(self, kind: str, namespace: str | None = None) -> list[object]:
             raise EnvironmentProblem("nobody answers")
 
     assert look(Gone(), NoShell(), PlayArtifacts()) == ()  # type: ignore[arg-type]
