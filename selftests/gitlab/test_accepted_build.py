@@ -109,8 +109,7 @@ def test_it_is_named_by_the_run_asks_for_that_runner_and_goes(
     text = run.project.files.get(file_path=".gitlab-ci.yml", ref=run.run_id).decode()
     job = yaml.safe_load(text)["build"]
     assert job["tags"] == ["builds"]
-    assert job["script"][-1] == f"docker push $CI_REGISTRY_IMAGE:v1.0.0-{run.run_id}"
-    assert made.image_tag == f"v1.0.0-{run.run_id}"
+    assert job["script"][-1] == f"docker push $CI_REGISTRY_IMAGE/{run.run_id}:v1.0.0"
     assert b"theirs" in run.project.files.get(file_path=".gitlab-ci.yml", ref="main").decode()
     assert remove_from_gitlab(gitlab.external(run.context.options), run.run_id) == []
     assert left(run) == ({"main"}, {"main"})

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -19,6 +20,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,16 +29,21 @@ import pytest
 import yaml
 from cryptography import x509
 
+from fixtures.steps import accepted_build
+from fixtures.steps.accepted_build import AcceptedBuild
 from harness.artifacts.storage import Storage, image_manifest
 from harness.elsewhere import made_in_gitlab, remove_from_gitlab
 from harness.gitlab.certificates import issue
 from harness.gitlab.client import GitLabSession, GitLabTarget, connect
 from harness.gitlab.embedded import EmbeddedGitLab
 from harness.gitlab.registry_client import RegistryClient, StorageSource, copy_image
+from harness.options import ProvisionOptions
+from harness.profile import load_profile
 from harness.redact import register
 from harness.stack.registry import configuration
 from harness.web import WebProblem
 from selftests.gitlab.conftest import CI_FILE, Server, commit_to
+from selftests.gitlab.test_accepted_build import RUNNER, WAY, Pods, Recorder
 
 
 @dataclass(frozen=True)
@@ -308,6 +315,42 @@ class TestClient:
         assert len(made_in_gitlab(target, run_id)) == 2
         assert remove_from_gitlab(target, run_id) == []
         assert session.registry_tags(project) == theirs
+
+    def test_what_an_accepted_build_pushes_goes_and_theirs_stays(
+        self, world: GitLabWithRegistry, project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The build's own images, and the one that its job pushes to the name in its CI file."""
+        monkeypatch.setattr(accepted_build, "PodRecorder", Recorder)
+        path, run_id = project.path_with_namespace, f"rc-{os.urandom(4).hex()}"
+        wanted = {"runner_type": "project_type", "project_id": project.id, "tag_list": ["builds"]}
+        runner = world.server.gl.user.runners.create({**wanted, "description": "theirs"})
+        token = tmp_path / "token"
+        token.write_text(world.server.token)
+        context = SimpleNamespace(
+            run_id=run_id,
+            options=ProvisionOptions(
+                gitlab_url=world.server.url,
+                gitlab_token_file=token,
+                gitlab_ca_file=world.ca_file,
+                gitlab_project=path,
+            ),
+            profile=load_profile("seed"),
+            artifacts=SimpleNamespace(images=tuple, image_source=lambda ref: StorageSource(world.image)),
+            kube=Pods(runner.id),
+            will_make=lambda *named: None,
+        )
+        AcceptedBuild(context, RUNNER, WAY, tmp_path).make()  # type: ignore[arg-type]
+        text = project.files.get(file_path=".gitlab-ci.yml", ref=run_id).decode().decode()
+        pushed = re.search(r"docker push \$CI_REGISTRY_IMAGE(\S*):(\S+)", text)
+        assert pushed is not None
+        theirs = {path: ["v1.0.0"], f"{path}/{run_id}0": ["latest"]}
+        with world.client() as client:
+            for repository, tags in theirs.items():
+                copy_base(world, client, repository, tags[0])
+            copy_base(world, client, f"{path}{pushed[1]}", pushed[2])
+        target = dataclasses.replace(world.server.target, project=path)
+        assert remove_from_gitlab(target, run_id) == []
+        assert GitLabSession(target, run_id).registry_tags(project) == theirs
 
     def test_project_with_images_is_removed(self, world: GitLabWithRegistry) -> None:
         with GitLabSession(world.server.target, f"rc-{os.urandom(4).hex()}") as session:
