@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -40,16 +40,27 @@ class Found:
 
 def stand_ins(kube: Kube, cluster: Cluster, artifacts: Artifacts) -> tuple[Found, ...]:
     """The stand-ins found, by component, sorted. Raises HarnessError where the cluster can't be asked."""
-    found: dict[str, Found] = {}
+    return _sorted([*_on_nodes(kube), *_labelled(_labels(kube, cluster, artifacts))])
+
+
+def _on_nodes(kube: Kube) -> Iterator[Found]:
     for node in kube.list("v1/Node"):
         version = str(node["status"]["nodeInfo"]["kubeletVersion"])
         if _OWN_K3S.search(version):
-            found["k3s"] = Found("k3s", version)
-    for labels in _labels(kube, cluster, artifacts):
+            yield Found("k3s", version)
+
+
+def _labelled(images: Iterable[Mapping[str, str]]) -> Iterator[Found]:
+    for labels in images:
         component = labels.get(f"{LABEL}component", "")
         if component and labels.get(f"{LABEL}provenance", REAL) != REAL:
-            found[component] = Found(component, labels.get(f"{LABEL}version", ""))
-    return tuple(found[name] for name in sorted(found))
+            yield Found(component, labels.get(f"{LABEL}version", ""))
+
+
+def _sorted(found: Iterable[Found]) -> tuple[Found, ...]:
+    """By component, each once."""
+    named = {it.component: it for it in found}
+    return tuple(named[name] for name in sorted(named))
 
 
 def _labels(kube: Kube, cluster: Cluster, artifacts: Artifacts) -> Iterable[Mapping[str, str]]:
@@ -98,19 +109,13 @@ def running_stand_ins(
 
     For a cluster of somebody's, which may hold hundreds of images that are no part of the stack.
     """
-    found: dict[str, Found] = {}
+    found: list[Found] = []
     with suppress(HarnessError):
-        for node in kube.list("v1/Node"):
-            version = str(node["status"]["nodeInfo"]["kubeletVersion"])
-            if _OWN_K3S.search(version):
-                found["k3s"] = Found("k3s", version)
+        found += _on_nodes(kube)
     images: set[str] = set()
     for namespace in dict.fromkeys(namespaces):
         with suppress(HarnessError):
             images |= _running(kube, namespace)
     configurations = [artifacts.image_configuration(image) for image in sorted(images)]
-    for labels in map(_labels_of, configurations):
-        component = labels.get(f"{LABEL}component", "")
-        if component and labels.get(f"{LABEL}provenance", REAL) != REAL:
-            found[component] = Found(component, labels.get(f"{LABEL}version", ""))
-    return tuple(found[name] for name in sorted(found)), configurations.count("")
+    found += _labelled(map(_labels_of, configurations))
+    return _sorted(found), configurations.count("")

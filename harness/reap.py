@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,13 +99,13 @@ def survey(access: Access = AS_THE_RUN) -> Survey:
             found.notes.append(
                 f"the kept stack {account.name} no longer runs: runner-conformance down {account.name}"
             )
-    ids = {account.run_id for account in known}
+    ids, living = {account.run_id for account in known}, living_nodes()
     found.notes += [
         f"a node of {run_id} runs, which another state home keeps in {directory}: it stays"
-        for run_id, directory in living_nodes().items()
+        for run_id, directory in living.items()
         if run_id not in ids
     ]
-    found.unknown = [*unreadable, *_by_run(_unknown_things(known)), *_unknown_states(known)]
+    found.unknown = [*unreadable, *_by_run(_unknown_things(known, living)), *_unknown_states(known)]
     return found
 
 
@@ -183,10 +183,10 @@ def reap_all(access: Access = AS_THE_RUN) -> list[str]:
 
 def remove_unknown() -> list[str]:
     """Remove what carries our mark and no journal here knows; a sentence for each thing that resisted."""
-    from harness.cluster import reap
+    from harness.cluster import living_nodes, reap
 
     known, _ = journals.accounts()
-    resisted = list(reap(_unknown_things(known)))
+    resisted = list(reap(_unknown_things(known, living_nodes())))
     for path in [*_unreadable_journals(), *_state_dirs_of_nobody(known)]:
         resisted += _attempt(str(path), partial(_delete, path)).values()
     return resisted
@@ -212,11 +212,11 @@ def _host_things(account: Account) -> list[Leftover]:
     return found
 
 
-def _unknown_things(known: list[Account]) -> list[Leftover]:
-    """What carries our mark, is in no journal here, and belongs to no node that runs."""
-    from harness.cluster import find_leftovers, living_nodes
+def _unknown_things(known: list[Account], living: Iterable[str]) -> list[Leftover]:
+    """What carries our mark, is in no journal here, and belongs to no run whose node is ``living``."""
+    from harness.cluster import find_leftovers
 
-    ids = {it.run_id for it in known if it.this_boot} | living_nodes().keys()
+    ids = {it.run_id for it in known if it.this_boot}.union(living)
     return [it for it in find_leftovers(running=True) if it.run_id not in ids and it.kind != "directory"]
 
 
