@@ -26,7 +26,10 @@ def check_inputs(options: ProvisionOptions) -> None:
 
     Raises UsageError for what is wrong, EnvironmentProblem for what does not answer.
     """
+    from harness.artifacts.auto import check_choice
+
     register_environment()
+    check_choice(options.artifacts)
     if options.cluster == "existing" and options.kubeconfig is not None:
         from harness.cluster import ExistingCluster
         from harness.cluster.rights import check_rights

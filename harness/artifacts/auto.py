@@ -51,14 +51,19 @@ def open_artifacts(
     if choice in ONLINE:
         report(f"Artifacts: {choice}, as asked")
         return online(choice)
+    check_choice(choice)
     path = Path(choice)
-    if not path.exists():
+    report(f"Artifacts: bundle {path}, as asked")
+    return BundleArtifacts(Bundle.open(path.resolve()), profile)
+
+
+def check_choice(choice: str) -> None:
+    """Raises UsageError for what names no source of artifacts."""
+    if choice not in ("auto", *ONLINE) and not Path(choice).exists():
         raise UsageError(
             f"--artifacts {choice}: neither auto, upstream, china nor a directory that is there",
             "make one with `runner-conformance bundle --profile P --out DIR`",
         )
-    report(f"Artifacts: bundle {path}, as asked")
-    return BundleArtifacts(Bundle.open(path.resolve()), profile)
 
 
 def _auto(

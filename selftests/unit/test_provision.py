@@ -282,6 +282,15 @@ def command(
     return run
 
 
+def test_bad_usage_is_told_before_what_the_host_lacks(
+    command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    done = command("up", "--artifacts", "/nowhere")
+    assert (done.code, "neither auto, upstream, china" in done.err) == (4, True), done.err
+    assert command("up", "--artifacts", "upstream").code == 10
+
+
 SUBCOMMANDS = ("doctor", "up", "status", "explain", "kubeconfig", "shell", "down", "reap", "bundle")
 
 
