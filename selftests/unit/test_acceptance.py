@@ -6,13 +6,16 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gitlab
 import pytest
 import yaml
 from kubernetes import client
 from kubernetes.stream import portforward
 
+from fixtures.accepted import AcceptedRunner
 from fixtures.steps.accepted_build import Way, way_from_cluster
 from fixtures.steps.runner_setups import FILES
 from harness.acceptance.border import METADATA_ONLY, MissingPermission, Refused, Request, refusal
@@ -22,7 +25,7 @@ from harness.acceptance.found import HELM, MANIFEST, OLM, Found, FoundRunner, ch
 from harness.acceptance.jobs import tags_of_jobs
 from harness.acceptance.reader import NOT_READ, ReadingKube, noting
 from harness.acceptance.rights import Depth, cluster_role
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.kube import ApiError
 from harness.options import ProvisionOptions
 from selftests.unit import their_stack as their
@@ -380,3 +383,29 @@ def test_what_is_secret_in_a_config_is_cut_off_where_it_is_read():
     assert "shown" not in printed
     (runner,) = tomllib.loads(printed)["runners"]
     assert (runner["id"], runner["token"], runner["kubernetes"]["image"]) == (7, "glrt-", "alpine")
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_a_ci_file_that_may_not_be_read_is_not_taken_for_none(status: int) -> None:
+    def unreadable(**_: Any) -> None:
+        raise gitlab.GitlabGetError("no", response_code=status)
+
+    runner = SimpleNamespace(id=7, paused=False, tag_list=["builds"], run_untagged=False)
+    project = SimpleNamespace(
+        runners=SimpleNamespace(list=lambda **_: [runner]),
+        files=SimpleNamespace(get=unreadable),
+        default_branch="main",
+    )
+    client = SimpleNamespace(url="https://gitlab.example.com", projects={"g/p": project})
+    stack = SimpleNamespace(options=SimpleNamespace(gitlab_project="g/p"))
+    seen = AcceptedRunner(
+        SimpleNamespace(getfixturevalue=lambda name: client),  # type: ignore[arg-type]
+        stack,  # type: ignore[arg-type]
+        FoundRunner("ci", "one"),
+    )
+    if status == 404:
+        seen.assert_takes_jobs(runner)
+        return
+    with pytest.raises(HarnessError) as caught:
+        seen.assert_takes_jobs(runner)
+    assert caught.value.reason_id == "gitlab/forbidden"
