@@ -6,6 +6,7 @@ import ipaddress
 import re
 import resource
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from urllib.parse import urlsplit
 
 from harness.errors import EnvironmentProblem, UsageError
@@ -103,10 +104,7 @@ def token_in(file: Path) -> Secret:
 def check_report_dir(directory: Path) -> None:
     """Make the directory for reports and try it. Raises UsageError: nothing has been begun by then."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        trial = directory / ".writable"
-        trial.write_bytes(b"\0" * 4096)
-        trial.unlink()
+        _try(directory, 0o777)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(
@@ -128,12 +126,16 @@ def check_open_files() -> None:
 def check_state_home(home: Path) -> None:
     """Raises EnvironmentProblem when runs can't keep their state."""
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        trial = home / ".writable"
-        trial.write_bytes(b"\0" * 4096)
-        trial.unlink()
+        _try(home, 0o700)
     except OSError as error:
         raise EnvironmentProblem(
             f"{home}, where runs keep their state, can't be written: {error.strerror}",
             "make room there or name another directory with RUNNER_CONFORMANCE_HOME",
         ) from None
+
+
+def _try(directory: Path, mode: int) -> None:
+    """Make a directory and write into it; raises OSError. Runs that begin at once don't meet in the trial."""
+    directory.mkdir(parents=True, exist_ok=True, mode=mode)
+    with NamedTemporaryFile(dir=directory, prefix=".writable-") as trial:
+        trial.write(b"\0" * 4096)

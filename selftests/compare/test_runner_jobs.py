@@ -145,9 +145,19 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
     )
     cluster = K3sCluster(options)
     try:
-        yield cluster.start(), cluster.host_ip
+        kubeconfig = cluster.start()
+        _wait_for_service_account(kubeconfig)
+        yield kubeconfig, cluster.host_ip
     finally:
         cluster.stop()
+
+
+def _wait_for_service_account(kubeconfig: Path) -> None:
+    """A node is Ready two seconds before its first namespaces have the ServiceAccount that pods need."""
+    kube, deadline = Kube(kubeconfig), time.monotonic() + 60
+    while kube.get("v1/ServiceAccount", "default", "default") is None:
+        assert time.monotonic() < deadline, "namespace default has no ServiceAccount after 60 s"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -279,8 +289,9 @@ def results(
 def test_job(name: str, results: Results) -> None:
     """Same requests in the same order, same log, same end."""
     case = next(case for case in cases() if case.name == name)
-    requests, _, _, code = results.of[name]
+    requests, said, _, code = results.of[name]
     assert code == 0
+    print(said)  # shown where the test is red
     ours = [r for r in requests if "/jobs/" in r.path]
     if len(case.records) > 1:
         assert conversation(_exchanges(ours)) == conversation([_recorded(r) for r in case.records])
