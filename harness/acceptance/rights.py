@@ -7,26 +7,9 @@ from dataclasses import dataclass
 
 import yaml
 
+from harness.rights import Right
+
 READ = ("get", "list", "watch")
-
-
-@dataclass(frozen=True)
-class Right:
-    """Verbs on resources of an API group, and what they are for."""
-
-    group: str
-    resources: tuple[str, ...]
-    verbs: tuple[str, ...]
-    why: str
-
-    def __str__(self) -> str:
-        named = ", ".join(f"{it}.{self.group}" if self.group else it for it in self.resources)
-        return f"{'/'.join(self.verbs)} {named} ({self.why})"
-
-    def grants(self, group: str, resource: str, verb: str) -> bool:
-        """Whether it covers a request; ``resource`` has its subresource behind a slash."""
-        return group == self.group and resource in self.resources and verb in self.verbs
-
 
 READS = (
     Right("", ("nodes", "namespaces"), READ, "version and state of the nodes"),

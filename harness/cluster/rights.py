@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from harness.errors import UsageError
 from harness.kube import ApiError, Kube
+from harness.rights import Right
 
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _MAKE = ("create", "patch", "delete")
 
-
-@dataclass(frozen=True)
-class Right:
-    """Verbs on a resource (``pods/exec``), everywhere: the run's namespaces aren't there yet."""
-
-    resource: str
-    verbs: tuple[str, ...]
-    group: str = ""
-
-    @property
-    def name(self) -> str:
-        """The resource as kubectl writes it: ``runners.apps.gitlab.com``."""
-        return f"{self.resource}.{self.group}" if self.group else self.resource
-
-
 RIGHTS: tuple[Right, ...] = (
-    Right("namespaces", _MAKE),
-    Right("pods", ("get", "list", "watch", "create", "delete")),
-    Right("pods/log", ("get",)),
-    Right("pods/exec", ("create",)),
-    Right("pods/portforward", ("create",)),
-    Right("secrets", ("get", *_MAKE)),
-    Right("configmaps", ("get", *_MAKE)),
-    Right("serviceaccounts", _MAKE),
-    Right("serviceaccounts/token", ("create",)),
-    Right("clusterrolebindings", _MAKE, "rbac.authorization.k8s.io"),
-    Right("customresourcedefinitions", ("get", "create"), "apiextensions.k8s.io"),
-    Right("issuers", _MAKE, "cert-manager.io"),
-    Right("certificates", _MAKE, "cert-manager.io"),
-    Right("runners", ("get", "list", *_MAKE), "apps.gitlab.com"),
+    Right("", ("namespaces",), _MAKE, "the run's namespaces"),
+    Right("", ("pods",), ("get", "list", "watch", "create", "delete"), "what pods show"),
+    Right("", ("pods/log",), ("get",), "what they say"),
+    Right("", ("pods/exec", "pods/portforward"), ("create",), "commands in them"),
+    Right("", ("secrets", "configmaps"), ("get", *_MAKE), "tokens and settings of the run's Runners"),
+    Right("", ("serviceaccounts",), _MAKE, "an account that asks for metrics"),
+    Right("", ("serviceaccounts/token",), ("create",), "its token"),
+    Right("rbac.authorization.k8s.io", ("clusterrolebindings",), _MAKE, "its role"),
+    Right("apiextensions.k8s.io", ("customresourcedefinitions",), ("get", "create"), "the kinds served"),
+    Right("cert-manager.io", ("issuers", "certificates"), _MAKE, "a certificate to be issued"),
+    Right("apps.gitlab.com", ("runners",), ("get", "list", *_MAKE), "the run's Runners"),
 )
 """What the tests do on such a cluster; who may less can't see all outcomes, and would leave things behind."""
 
@@ -50,12 +31,13 @@ def check_rights(kube: Kube, whose: str) -> None:
     Raises UsageError that names each missing one. An API server that does not review is not judged.
     """
     try:
-        if _allowed(kube, "*", Right("*", (), "*")):
+        if _allowed(kube, "*", "*", "*"):
             return
         missing = {
-            right.name: verbs
+            name: verbs
             for right in RIGHTS
-            if (verbs := [verb for verb in right.verbs if not _allowed(kube, verb, right)])
+            for resource, name in zip(right.resources, right.names(), strict=True)
+            if (verbs := [it for it in right.verbs if not _allowed(kube, it, right.group, resource)])
         }
     except ApiError as error:
         if error.status in (403, 404):
@@ -69,9 +51,9 @@ def check_rights(kube: Kube, whose: str) -> None:
         )
 
 
-def _allowed(kube: Kube, verb: str, right: Right) -> bool:
-    resource, _, subresource = right.resource.partition("/")
-    asked = {"verb": verb, "group": right.group, "resource": resource, "subresource": subresource}
+def _allowed(kube: Kube, verb: str, group: str, name: str) -> bool:
+    resource, _, subresource = name.partition("/")
+    asked = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
