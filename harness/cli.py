@@ -30,7 +30,6 @@ from harness.errors import (
     UsageError,
     of_os_error,
 )
-from harness.evidence import collect
 from harness.given import UP, Given
 from harness.interrupts import Interrupts
 from harness.matrix import cli as matrix
@@ -194,6 +193,7 @@ def explain(
         console.print(explain_reason(name), markup=False, highlight=False)
         return
     from harness.attach import attach
+    from harness.evidence import collect
 
     ctx = attach(name, progress=lambda layer, text: None)
     broken = not_ready(ctx)

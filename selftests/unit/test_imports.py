@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -15,8 +17,9 @@ def test_the_import_rules_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_keeper_of_a_node_reads_no_kubernetes_client() -> None:
-    """It is a process of its own, on the way of every run: the client costs it a second and 75 MB."""
-    code = "import harness.cluster.keeper, sys; print({'kubernetes', 'requests'} & {*sys.modules})"
+@pytest.mark.parametrize("program", ["harness.cluster.keeper", "harness.cli"])
+def test_what_asks_no_cluster_reads_no_kubernetes_client(program: str) -> None:
+    """The client costs a second and 75 MB: the keeper of a node, and a look at the options, do without."""
+    code = f"import {program}, sys; print({{'kubernetes', 'requests'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.stderr.strip()) == ("set()", "")
