@@ -7,6 +7,7 @@ cells one after the other (`--jobs 1`) against several at once (`--jobs auto`), 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -85,19 +86,31 @@ def a_run(number: int) -> Run:
 def side_by_side(file: str, rounds: int, folder: Path) -> bool:
     """Whole rounds in turns."""
     measured: dict[str, list[float]] = {"1": [], "auto": []}
+    busy: list[float] = []
     for number in range(rounds):
         for jobs, times in measured.items():
             out = folder / f"{jobs}-{number}"
             words = ["matrix", file, "--out", str(out), "--jobs", jobs]
-            begin = time.monotonic()
+            begin, spent = time.monotonic(), processor_s()
             subprocess.run(
                 [sys.executable, "-m", "harness.cli", *words], check=True, stdout=subprocess.DEVNULL
             )
             times.append(time.monotonic() - begin)
-            print(f"--jobs {jobs}: {times[-1]:.0f} s", flush=True)
+            busy.append(processor_s() - spent)
+            print(f"--jobs {jobs}: {times[-1]:.0f} s, {busy[-1]:.0f} s of processor time", flush=True)
+    least = min(busy) / (os.cpu_count() or 1)
+    print(f"no order of these cells ends before {least:.0f} s on this many cores")
     ratio = statistics.median(measured["auto"]) / statistics.median(measured["1"])
     print(f"side by side / one by one: {ratio:.2f} (goal {GOAL_RATIO})")
     return ratio <= GOAL_RATIO
+
+
+def processor_s() -> float:
+    """Seconds that all cores together have worked since the machine began, for whomever (/proc/stat)."""
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
