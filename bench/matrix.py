@@ -107,9 +107,8 @@ def side_by_side(file: str, rounds: int, folder: Path) -> bool:
 
 def processor_s() -> float:
     """Seconds that all cores together have worked since the machine began, for whomever (/proc/stat)."""
-    user, nice, system, _, _, irq, softirq, *_ = map(
-        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    )
+    total = Path("/proc/stat").read_text().splitlines()[0]
+    user, nice, system, _, _, irq, softirq, *_ = map(int, total.split()[1:])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
