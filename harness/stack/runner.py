@@ -38,6 +38,9 @@ HOW_TO = Path(__file__).with_name("how_to")
 
 READY_TIMEOUT_S = 300
 _COMPLAINT = re.compile(r"error|not found|fail", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"is forbidden: User ")
+"""What a controller without a right says again and again, of a kind and not of a Runner; rights that it got
+after its start are no longer among its last words."""
 
 
 def create_runner(ctx: StackContext, namespace: str, manifests: Iterable[Object]) -> None:
@@ -160,13 +163,16 @@ def ignored_reason(ctx: StackContext, name: str, namespace: str) -> Reason | Non
             broken = deployment_reason(ctx.kube, deployment)
             if broken is not None:
                 return broken
-    said = [
-        fact
-        for pod in ctx.kube.list(POD, operator.namespace)
-        for fact in log_facts(ctx.kube, [pod], all_containers=True)
-        if name in fact.text and _COMPLAINT.search(fact.text)
-    ]
+    logs = [log_facts(ctx.kube, [pod], all_containers=True) for pod in ctx.kube.list(POD, operator.namespace)]
+    last = [next((it for it in log if it.subject.endswith(" manager")), None) for log in logs]
+    said = [it for log in logs for it in log if _complains(it, name)]
+    said += [it for it in last if it is not None and _FORBIDDEN.search(it.text)]
     absent = Fact(
         "object", f"Runner {namespace}/{name}", f"the operator has made nothing of Runner {name} so far"
     )
     return classify([*said, absent])
+
+
+def _complains(fact: Fact, name: str) -> bool:
+    """Whether a line of the controller's log says what is wrong with this Runner."""
+    return name in fact.text and bool(_COMPLAINT.search(fact.text)) and not _FORBIDDEN.search(fact.text)

@@ -102,7 +102,7 @@ def test_two_matrices_at_once_on_one_history_lose_no_row(
 
 
 def _done(out: Path) -> list[Path]:
-    """Reports of the cells that the matrix calls done: a report is there a moment before its run has ended."""
+    """Reports of the cells that the matrix calls done: a report is there a moment before its run ends."""
     said = out.with_suffix(".txt").read_text()
     done = [cell for cell in read_matrix(FILE).cells() if f"{cell.title}: done" in said]
     return [out / "cells" / cell.slug / "conformance.json" for cell in done]
