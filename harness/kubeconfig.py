@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,25 @@ def load(path: Path, context: str | None) -> Loaded:
         "users": [{"name": "user", "user": user}],
     }
     return loaded
+
+
+def expired(path: Path, context: str | None) -> str:
+    """That a context's client certificate is no longer valid, and since when; else empty."""
+    from cryptography import x509  # here: it takes long to load, and is seldom needed
+
+    loaded = load(path, context)
+    try:
+        named = loaded.content["users"][0]["user"].get("client-certificate")
+        if not named:
+            return ""
+        until = x509.load_pem_x509_certificate(Path(named).read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return ""  # what is wrong with it is not its age
+    finally:
+        loaded.close()
+    if until > datetime.now(UTC):
+        return ""
+    return f"its client certificate has expired on {until:%Y-%m-%d %H:%M} UTC"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -77,7 +77,10 @@ def _runners(kube: Kube) -> list[dict[str, Any]]:
 
 
 def _node_clock(ctx: StackContext) -> Iterator[str]:
+    silent = {fact.where for fact in node_facts(ctx.kube.list("v1/Node")) if fact.text.startswith("Ready=")}
     for it in ctx.kube.list("coordination.k8s.io/v1/Lease", "kube-node-lease"):
+        if f"node {it['metadata']['name']}" in silent:
+            continue  # an old lease says nothing of the clock of who renews none
         renewed = datetime.fromisoformat(it["spec"]["renewTime"]).timestamp()
         behind = time.time() - renewed
         if behind < -SKEW_S or behind > SKEW_S + _LEASE_EVERY_S:

@@ -45,13 +45,18 @@ def only_accepting(option: str) -> Check:
 
 
 def with_pipeline(given: Given) -> UsageError | None:
-    """A build without a project to run it in."""
+    """A build without a project to run it in, or without a look at the Runner that has to run it."""
     if not given.get("with_pipeline"):
         return None
     if given.get("gitlab_project") is None:
         return UsageError(
             "--with-pipeline without --gitlab-project: the build needs a project whose jobs the Runner takes",
             "name one, with --gitlab-url and --gitlab-token-file: --gitlab-project GROUP/PROJECT",
+        )
+    if given.get("no_exec"):
+        return UsageError(
+            "--with-pipeline with --no-exec: which of GitLab's runners is meant is told by its pod",
+            "leave --no-exec out; --accept --no-exec alone judges the Runner without a build",
         )
     return only_accepting("with_pipeline")(given)
 

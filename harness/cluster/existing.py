@@ -73,7 +73,7 @@ class ExistingCluster:
         try:
             version = kube.request("GET", "/version", timeout_s=_TIMEOUT_S)
         except ApiError as error:
-            raise self._silent(error.message) from error
+            raise (self._unknown_user() if error.status == 401 else self._silent(error.message)) from error
         if not isinstance(version, dict) or not isinstance(version.get("gitVersion"), str):
             raise self._silent("what answers /version is no Kubernetes API server")
         with suppress(ApiError):  # who may not see nodes can still check a stack
@@ -92,6 +92,15 @@ class ExistingCluster:
         return EnvironmentProblem(
             f"the cluster of {self._context!r} in {self._kubeconfig} does not answer: {why}",
             "check it with kubectl --kubeconfig and --context",
+        )
+
+    def _unknown_user(self) -> EnvironmentProblem:
+        expired = kubeconfigs.expired(self._kubeconfig, self._context)
+        return EnvironmentProblem(
+            f"the cluster of {self._context!r} in {self._kubeconfig} does not know its user (HTTP 401)"
+            + (f": {expired}" if expired else ""),
+            "renew the kubeconfig's token or client certificate",
+            reason_id="api/unauthorized",
         )
 
     def _check_context(self) -> None:

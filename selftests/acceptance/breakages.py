@@ -1,7 +1,4 @@
-"""What a person breaks by hand on the lab's stack, one thing at a time, and mends again.
-
-What the operator mends within a moment (a Runner scaled to 0, its ConfigMap) is broken in selftests/plugin.
-"""
+"""What a person breaks by hand on the lab's stack, one thing at a time, and mends again."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from selftests.acceptance.lab import RUNNER, TAG, Lab, await_ready, project_of
+from selftests.acceptance.lab import RUNNER, TAG, Lab, await_ready, project_of, second_runner
 from selftests.e2e.by_hand import CSV, CSV_TABLE, DEPLOYMENT
 
 PRODUCT, ENVIRONMENT = "product", "environment"
@@ -26,6 +23,7 @@ class Breakage:
     red: dict[str, str]
     blame: str
     green: tuple[str, ...] = ("cert-manager/crds", "operator/crd")
+    options: tuple[str, ...] = ()
 
 
 def _patch(lab: Lab, what: str, patch: object, *, kind: str = "merge", more: str = "") -> None:
@@ -44,44 +42,116 @@ def _wrong_url(lab: Lab) -> Iterator[None]:
 
 
 @contextmanager
-def _csv_failed(lab: Lab) -> Iterator[None]:
+def _olm_at_rest(lab: Lab) -> Iterator[None]:
+    """OLM would undo what is done to the operator."""
     scale = "kubectl -n olm scale deployment/olm-operator --replicas"
     lab.shell.types(f"{scale}=0")
     lab.shell.until("kubectl -n olm get pods -l app=olm-operator", lambda out: not out.strip())
-    status = {"status": {"phase": "Failed", "reason": "InstallCheckFailed", "message": "install timeout"}}
-    _patch(lab, f"csv/{CSV}", status, more="-n operators --subresource=status")
     try:
         yield
     finally:
-        good = {"status": {"phase": "Succeeded", "reason": "InstallSucceeded", "message": "install strategy"}}
-        _patch(lab, f"csv/{CSV}", good, more="-n operators --subresource=status")
         lab.shell.types(f"{scale}=1")
         await_ready(lab, "olm", "olm-operator")
         lab.shell.until("kubectl get csv -n operators", lambda out: out == CSV_TABLE)
+        await_ready(lab, "operators", DEPLOYMENT)
+
+
+@contextmanager
+def _csv_failed(lab: Lab) -> Iterator[None]:
+    status = {"phase": "Failed", "reason": "InstallCheckFailed", "message": "install timeout"}
+    good = {"phase": "Succeeded", "reason": "InstallSucceeded", "message": "install strategy"}
+    where = "-n operators --subresource=status"
+    with _olm_at_rest(lab):
+        _patch(lab, f"csv/{CSV}", {"status": status}, more=where)
+        try:
+            yield
+        finally:
+            _patch(lab, f"csv/{CSV}", {"status": good}, more=where)
 
 
 @contextmanager
 def _controller_half(lab: Lab) -> Iterator[None]:
-    scale = "kubectl -n olm scale deployment/olm-operator --replicas"
-    lab.shell.types(f"{scale}=0")
-    image = "kubectl -n operators set image deployment/" + f"{DEPLOYMENT} kube-rbac-proxy"
+    image = f"kubectl -n operators set image deployment/{DEPLOYMENT} kube-rbac-proxy"
     before = lab.shell.types(
         f"kubectl -n operators get deployment {DEPLOYMENT} -o "
         "jsonpath='{.spec.template.spec.containers[?(@.name==\"kube-rbac-proxy\")].image}'"
     )
     strategy = {"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}
-    _patch(lab, f"deployment/{DEPLOYMENT}", strategy, more="-n operators")
-    lab.shell.types(f"{image}=quay.io/nobody/no-such-image:v0")
-    lab.shell.until("kubectl -n operators get pods", lambda out: " 1/2 " in out and "ImagePull" in out)
+    with _olm_at_rest(lab):
+        _patch(lab, f"deployment/{DEPLOYMENT}", strategy, more="-n operators")
+        lab.shell.types(f"{image}=quay.io/nobody/no-such-image:v0")
+        lab.shell.until("kubectl -n operators get pods", lambda out: " 1/2 " in out and "ImagePull" in out)
+        try:
+            yield
+        finally:
+            lab.shell.types(f"{image}={before}")
+            await_ready(lab, "operators", DEPLOYMENT)
+
+
+@contextmanager
+def _operator_without_rights(lab: Lab) -> Iterator[None]:
+    """The operator undoes at once what is done to a Runner's objects, unless it may not change them."""
+    found = lab.shell.types(f"kubectl get clusterrole -l olm.owner={CSV} -o json")
+    roles = {it["metadata"]["name"]: it["rules"] for it in json.loads(found)["items"]}
+    with _olm_at_rest(lab):
+        for name, rules in roles.items():
+            _patch(lab, f"clusterrole/{name}", {"rules": [_for_reading(it) for it in rules]})
+        try:
+            yield
+        finally:
+            for name, rules in roles.items():
+                _patch(lab, f"clusterrole/{name}", {"rules": rules})
+
+
+def _for_reading(rule: dict[str, list[str]]) -> dict[str, list[str]]:
+    if not {"deployments", "configmaps"} & set(rule.get("resources", ())):
+        return rule
+    return {**rule, "verbs": [it for it in rule["verbs"] if it not in ("patch", "update")]}
+
+
+@contextmanager
+def _scaled_to_zero(lab: Lab) -> Iterator[None]:
+    scale = f"kubectl scale deployment/{RUNNER}-runner --replicas"
+    mine = f"kubectl get pods -l app.kubernetes.io/instance={RUNNER}-runner"
+    with _operator_without_rights(lab):
+        lab.shell.types(f"{scale}=0")
+        lab.shell.until(mine, lambda out: not out.strip())
+        try:
+            yield
+        finally:
+            lab.shell.types(f"{scale}=1")
+            await_ready(lab, "default", f"{RUNNER}-runner")
+
+
+@contextmanager
+def _key_renamed(lab: Lab) -> Iterator[None]:
+    def move(before: str, after: str) -> None:
+        patch = [{"op": "move", "from": f"/data/{before}", "path": f"/data/{after}"}]
+        _patch(lab, f"configmap/{RUNNER}-runner-config", patch, kind="json")
+
+    with _operator_without_rights(lab):
+        move("config.toml", "config-toml")
+        try:
+            yield
+        finally:
+            move("config-toml", "config.toml")
+
+
+@contextmanager
+def _node_not_ready(lab: Lab) -> Iterator[None]:
+    """Its kubelet no longer answers."""
+    of_kubelets = (
+        'for it in /proc/[0-9]*; do [ "$(cat $it/comm)" != kubelet ] || kill -{} "${{it#/proc/}}"; done'
+    )
+    lab.shell.types(of_kubelets.format("STOP"))
     try:
+        lab.shell.until("kubectl get nodes", lambda out: " NotReady " in out)
         yield
     finally:
-        lab.shell.types(f"{image}={before}")
-        await_ready(lab, "operators", DEPLOYMENT)
-        lab.shell.types(f"{scale}=1")
-        await_ready(lab, "olm", "olm-operator")
-        lab.shell.until("kubectl get csv -n operators", lambda out: out == CSV_TABLE)
-        await_ready(lab, "operators", DEPLOYMENT)
+        lab.shell.types(of_kubelets.format("CONT"))
+        lab.shell.until("kubectl get nodes", lambda out: " Ready " in out)
+        running = "--all-namespaces --all --field-selector=status.phase=Running"
+        lab.shell.types(f"kubectl wait pods {running} --for=condition=Ready --timeout=110s")
 
 
 @contextmanager
@@ -137,6 +207,30 @@ def _other_tag(lab: Lab) -> Iterator[None]:
 
 
 @contextmanager
+def _token_revoked(lab: Lab) -> Iterator[None]:
+    """GitLab takes only the new one; the Runner still has the old one."""
+    path = lab.directory / f"default-{RUNNER}.token"
+    answer = lab.gl.http_post("/runners/reset_authentication_token", post_data={"token": path.read_text()})
+    path.write_text(answer["token"])
+    lab.shell.until(f"kubectl logs deployment/{RUNNER}-runner --tail=5", lambda out: "forbidden" in out)
+    try:
+        yield
+    finally:
+        key = f"runner-registration-token={path}"
+        create = f"kubectl create secret generic {RUNNER}-secret --from-file={key} --dry-run=client -o yaml"
+        lab.shell.types(f"{create} | kubectl apply -f -")
+        lab.shell.types(f"kubectl delete pods -l app.kubernetes.io/instance={RUNNER}-runner")
+        await_ready(lab, "default", f"{RUNNER}-runner")
+
+
+@contextmanager
+def _no_docker_sock(lab: Lab) -> Iterator[None]:
+    """The how-to's second Runner, whose config lacks the path of the host."""
+    with second_runner(lab, "ci", "builder", config="[[runners]]\n  [runners.kubernetes]\n"):
+        yield
+
+
+@contextmanager
 def _no_cert_manager(lab: Lab) -> Iterator[None]:
     lab.shell.types("kubectl delete -f cert-manager.yaml --wait=true", timeout_s=170)
     try:
@@ -175,5 +269,41 @@ BREAKAGES = (
         {"cert-manager/crds": "is not there"},
         PRODUCT,
         ("olm/crds", "operator/csv-succeeded", "runner/config-map"),
+    ),
+    Breakage(
+        "Runner scaled to 0",
+        _scaled_to_zero,
+        {"runner/pod": "it asks for 0 replicas"},
+        PRODUCT,
+        ("operator/controller", "runner/config-map"),
+    ),
+    Breakage(
+        "ConfigMap key renamed",
+        _key_renamed,
+        {"runner/config-map": "'config-toml'"},
+        PRODUCT,
+        ("operator/controller", "runner/pod"),
+    ),
+    Breakage(
+        "node NotReady",
+        _node_not_ready,
+        {"cluster/node-ready": "Kubelet stopped posting node status"},
+        ENVIRONMENT,
+        ("cluster/kubernetes-version",),
+    ),
+    Breakage(
+        "token revoked",
+        _token_revoked,
+        {"runner/online": "GitLab refuses the runner's token"},
+        ENVIRONMENT,
+        ("runner/pod", "runner/secret"),
+    ),
+    Breakage(
+        "docker.sock missing in config",
+        _no_docker_sock,
+        {"docker-sock/host-path": "has host paths []"},
+        PRODUCT,
+        ("docker-sock/config-map", "docker-sock/runner", "runner/online"),
+        ("--runner=ci/builder",),
     ),
 )

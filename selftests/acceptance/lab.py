@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,19 @@ def make_runner(
     shell.until(f"printf %s {text} | kubectl apply -f -", lambda out: "runner.apps.gitlab.com/" in out)
     await_ready(lab, namespace, f"{name}-runner")
     return int(made.id)
+
+
+@contextmanager
+def second_runner(lab: Lab, namespace: str, name: str, *, config: str = "") -> Iterator[None]:
+    """A Runner in a namespace of its own, and neither any more."""
+    lab.shell.types(f"kubectl create namespace {namespace}")
+    number = make_runner(lab, namespace, name, config=config)
+    try:
+        yield
+    finally:
+        lab.shell.types(f"kubectl -n {namespace} delete runner {name} --wait=true")
+        lab.shell.types(f"kubectl delete namespace {namespace} --wait=true")
+        lab.gl.runners.delete(number)
 
 
 def await_ready(lab: Lab, namespace: str, deployment: str) -> None:

@@ -149,6 +149,26 @@ def test_a_test_that_looks_at_what_a_failed_step_left_says_why(project, blame, c
     assert outcome["hint"] == "mend it"
 
 
+def test_a_step_without_meaning_is_no_reason_for_what_was_seen(project):
+    project.plan(pointless="olm")
+    project.test(
+        """
+        @pytest.mark.steps("olm")
+        @outcome("olm/catalog")
+        def test_catalog():
+            '''The catalog.
+
+            How-to, "OLM": READY.
+            '''
+            assert False, "no CatalogSource"
+        """
+    )
+    assert project.run().ret == 1
+    (outcome,) = project.document()["outcomes"]
+    assert outcome["blame"] == "product"
+    assert outcome["reason"].startswith("no CatalogSource\n")
+
+
 def test_only_the_steps_of_the_selected_tests_are_played(project):
     project.test(GOOD)
     result = project.run("-k", "catalog")

@@ -11,6 +11,8 @@ import harness.notes
 from harness.kube_errors import ApiUnreachable
 from harness.stack import StackContext
 
+NAMED = {"metadata": {"name": "n"}}
+
 
 class Kube:
     """Answers every list with ``answer``, or raises it."""
@@ -49,3 +51,17 @@ def test_objects_of_another_shape_are_left_out() -> None:
     kube = Kube([{"metadata": {}, "spec": {}, "status": {"conditions": [{}]}}])
     assert harness.notes.notes(context(kube)) == []
     assert kube.asked == 5
+
+
+@pytest.mark.parametrize(("ready", "noted"), [("True", True), ("Unknown", False)])
+def test_the_clock_of_a_node_is_noted_while_its_kubelet_renews_its_lease(ready: str, noted: bool) -> None:
+    class Cluster(Kube):
+        def list(self, kind: str = "", *_: object, **__: object) -> Any:
+            return {
+                "v1/Node": [{**NAMED, "status": {"conditions": [{"type": "Ready", "status": ready}]}}],
+                "coordination.k8s.io/v1/Lease": [{**NAMED, "spec": {"renewTime": "2024-02-29T12:30:00Z"}}],
+            }.get(kind, [])
+
+    found = harness.notes.notes(context(Cluster([])))
+    assert any("clock of node n" in it for it in found) == noted, found
+    assert any("Ready=Unknown" in it for it in found) != noted

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from fixtures import expect
-from fixtures.cluster import NodeShell, RunPod, wait_for_dns
+from fixtures.cluster import NodeShell, RunPod, assert_ready, wait_for_dns
 from fixtures.stack import Reached
 from harness.kube import Kube, Object
 from harness.versions import facts
@@ -53,7 +53,7 @@ def test_one_node_is_ready(nodes: list[Object]) -> None:
     How-to, "Installing k3s": "kubectl get nodes → vm-0-12-ubuntu Ready … a single-node k3s cluster".
     """
     for node in nodes:
-        expect.fields(node, {"status.conditions[type=Ready].status": "True"})
+        assert_ready(node)
         assert not node["spec"].get("unschedulable"), f"{expect.ref(node)} is cordoned"
 
 
