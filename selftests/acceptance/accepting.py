@@ -20,6 +20,7 @@ READABLE = tuple(
     for it in ("s01_cluster", "s02_cert_manager", "s03_olm", "s04_operator", "s05_runner", "s08_docker_sock")
 )
 TIMEOUT_S = 900
+OUTPUT = "output.txt"
 
 
 def folders(outcomes: Iterable[str]) -> tuple[str, ...]:
@@ -67,17 +68,33 @@ def command(scratch: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", report, *options]
 
 
-def accept(lab: Lab, scratch: Path, *options: str, tests: tuple[str, ...] = READABLE, **how: Any) -> Ended:
-    """One run to its end."""
-    done = subprocess.run(
-        [*command(scratch, *words(lab, **how)), *options, *tests],
-        cwd=ROOT,
-        env=environment(lab),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+def begin(
+    lab: Lab, scratch: Path, *options: str, tests: tuple[str, ...] = READABLE, **how: Any
+) -> subprocess.Popen[str]:
+    """Start one run, whose output goes to a file."""
+    with (scratch / OUTPUT).open("w") as output:
+        return subprocess.Popen(
+            [*command(scratch, *words(lab, **how)), *options, *tests],
+            cwd=ROOT,
+            env=environment(lab),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def end(run: subprocess.Popen[str], scratch: Path) -> Ended:
+    """Wait for its end."""
+    try:
+        code = run.wait(TIMEOUT_S)
+    finally:
+        run.kill()
     report = scratch / "report/conformance.json"
     document = json.loads(report.read_text()) if report.exists() else {}
     report.unlink(missing_ok=True)
-    return Ended(done.returncode, done.stdout + done.stderr, document)
+    return Ended(code, (scratch / OUTPUT).read_text(), document)
+
+
+def accept(lab: Lab, scratch: Path, *options: str, tests: tuple[str, ...] = READABLE, **how: Any) -> Ended:
+    """One run to its end."""
+    return end(begin(lab, scratch, *options, tests=tests, **how), scratch)

@@ -171,14 +171,20 @@ def project_of(lab: Lab) -> Any:
 
 
 def make_runner(
-    lab: Lab, namespace: str, name: str, *, config: str = "", key: str = "runner-registration-token"
+    lab: Lab,
+    namespace: str,
+    name: str,
+    *,
+    config: str = "",
+    tag: str = TAG,
+    key: str = "runner-registration-token",
 ) -> int:
     """What the article's reader does: New project runner, Secret, Runner; the runner's number in GitLab."""
     wanted = {
         "runner_type": "project_type",
         "project_id": project_of(lab).id,
         "description": name,
-        "tag_list": [TAG],
+        "tag_list": [tag],
         "run_untagged": False,
     }
     made = lab.gl.user.runners.create(wanted)
@@ -206,12 +212,12 @@ def make_runner(
 
 
 @contextmanager
-def second_runner(lab: Lab, namespace: str, name: str, *, config: str = "") -> Iterator[None]:
-    """A Runner in a namespace of its own, and neither any more."""
+def second_runner(lab: Lab, namespace: str, name: str, *, config: str = "") -> Iterator[int]:
+    """A Runner in a namespace and with a tag of its own, as its number in GitLab; at the end all is gone."""
     lab.shell.types(f"kubectl create namespace {namespace}")
-    number = make_runner(lab, namespace, name, config=config)
+    number = make_runner(lab, namespace, name, config=config, tag=name)
     try:
-        yield
+        yield number
     finally:
         lab.shell.types(f"kubectl -n {namespace} delete runner {name} --wait=true")
         lab.shell.types(f"kubectl delete namespace {namespace} --wait=true")

@@ -140,3 +140,25 @@ def test_a_runner_that_takes_untagged_jobs_alone_is_asked_for_a_tag(
     with pytest.raises(EnvironmentProblem, match="has no tag by which a job could be sent to it"):
         AcceptedBuild(run.context, RUNNER, WAY, tmp_path).make()
     assert left(run) == ({"main"}, {"main"})
+
+
+@pytest.fixture
+def another(run: Any, server: Server) -> Any:
+    """A second runner of the project, with one of the same tags."""
+    wanted = {"runner_type": "project_type", "project_id": run.project.id, "tag_list": ["builds"]}
+    return server.gl.runners.get(server.gl.user.runners.create(wanted).id)
+
+
+def test_the_job_asks_for_a_tag_that_no_other_runner_has(run: Any, another: Any, tmp_path: Path) -> None:
+    assert AcceptedBuild(run.context, RUNNER, WAY, tmp_path).make().tag == "other"
+
+
+def test_a_job_that_might_run_elsewhere_is_not_sent(run: Any, another: Any, tmp_path: Path) -> None:
+    another.tag_list = ["other", "builds", "more"]
+    another.save()
+    with pytest.raises(EnvironmentProblem, match=r"is another runner's of \S+ too"):
+        AcceptedBuild(run.context, RUNNER, WAY, tmp_path).make()
+    assert left(run) == ({"main"}, {"main"})
+    another.paused = True
+    another.save()
+    assert AcceptedBuild(run.context, RUNNER, WAY, tmp_path).make().tag == "builds"
