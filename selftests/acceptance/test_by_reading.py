@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 import yaml
 
 from harness.kube import Kube
-from selftests.acceptance.accepting import Ended, accept, folders
+from selftests.acceptance.accepting import READABLE, Ended, accept, folders
 from selftests.acceptance.breakages import BREAKAGES, Breakage
 from selftests.acceptance.lab import PROJECT, Lab
+from selftests.unit.client_certificates import client_certificate
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root")
 
@@ -119,6 +122,23 @@ def test_what_is_wrong_with_the_options_is_a_sentence(lab: Lab, tmp_path: Path) 
         assert ended.code == code, (name, told(ended))
         assert sentence in ended.output, (name, told(ended))
         assert "Traceback" not in ended.output, (name, told(ended))
+
+
+def test_an_expired_certificate_is_a_sentence(lab: Lab, tmp_path: Path) -> None:
+    tls = "/var/lib/rancher/k3s/server/tls/client-ca"
+    authority, key = (lab.shell.types(f"cat {tls}.{it}") for it in ("crt", "key"))
+    document = yaml.safe_load(lab.kubeconfig.read_text())
+    for name, until in (("valid", timedelta(days=1)), ("expired", timedelta(minutes=-5))):
+        pair = client_certificate("person", datetime.now(UTC) + until, authority, key)
+        names = ("client-certificate-data", "client-key-data")
+        user = dict(zip(names, (b64encode(it.encode()).decode() for it in pair), strict=True))
+        path = tmp_path / f"{name}.kubeconfig"
+        path.write_text(yaml.safe_dump({**document, "users": [{"name": "person", "user": user}]}))
+        ended = accept(lab, tmp_path, gitlab=False, kubeconfig=path, tests=READABLE[:1])
+        assert ("its client certificate has expired on" in ended.output) == (name == "expired"), told(ended)
+        assert "Traceback" not in ended.output, told(ended)
+    assert "does not know its user" in ended.output
+    assert ended.code == 10, told(ended)
 
 
 def test_rights_that_are_missing_are_named_once(lab: Lab, tmp_path: Path) -> None:
