@@ -1,7 +1,8 @@
 """Image pre-pulls: the node fetches what later layers need while the first ones still install.
 
 Only an acceleration: a pull that fails here is told and forgotten, the kubelet's own pull decides. Without a
-node shell there is nothing to do.
+node shell there is nothing to do; and from a bundle's registry on this host nothing is gained: what a pull
+costs there is unpacking, and that keeps the cores from the layers that come first.
 """
 
 from __future__ import annotations
@@ -80,8 +81,10 @@ def install(ctx: StackContext) -> None:
     if "node-shell" not in ctx.cluster.abilities:
         ctx.progress(NAME, "nothing is pulled beforehand: this cluster has no node shell")
         return
-    known = ctx.artifacts.images()
-    refs = [ref for ref in wanted(ctx.profile) if not known or ref in known]
+    if ctx.artifacts.registry() is not None:
+        ctx.progress(NAME, "nothing is pulled beforehand: the images are on this host")
+        return
+    refs = wanted(ctx.profile)
     with ThreadPoolExecutor(PULLS_AT_ONCE, thread_name_prefix="pull") as pool:
         failed = [line for line in pool.map(lambda ref: _pull(ctx, ref), refs) if line]
     ctx.progress(NAME, f"{len(refs) - len(failed)} of {len(refs)} images on the node")
