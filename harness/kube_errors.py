@@ -83,6 +83,9 @@ def api_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
+        if isinstance(error.__context__, KeyboardInterrupt | SystemExit):
+            # the client takes the end of the run, while it opens a stream, for an answer of the server's
+            raise error.__context__ from None
         raise _api_error(error, doing) from None
     except DynamicApiError as error:
         raise _api_error(error, doing) from None
