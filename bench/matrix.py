@@ -1,7 +1,8 @@
 """`python -m bench matrix [FILE]`: what a history and its page cost, and what running side by side saves.
 
 Without a file: recording a run of 70 outcomes, and the page of 200 such runs. With a matrix file also: all
-cells one after the other (`--jobs 1`) against several at once (`--jobs auto`), in turns; whole rounds.
+cells one after the other against two at once (`--jobs`), in turns; whole rounds. The goal is one where there
+are cores for two: `--jobs auto` takes one at a time elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from bench.machine import describe
 from harness.history.store import History
 from harness.matrix.page import render_matrix
+from harness.matrix.runs import automatic_jobs
 from harness.report import conformance_document
 from harness.verdict import Component, Outcome, Run, Status, judge, resolve
 
@@ -85,7 +87,7 @@ def a_run(number: int) -> Run:
 
 def side_by_side(file: str, rounds: int, folder: Path) -> bool:
     """Whole rounds in turns."""
-    measured: dict[str, list[float]] = {"1": [], "auto": []}
+    measured: dict[str, list[float]] = {"1": [], "2": []}
     busy: list[float] = []
     for number in range(rounds):
         for jobs, times in measured.items():
@@ -100,9 +102,9 @@ def side_by_side(file: str, rounds: int, folder: Path) -> bool:
             print(f"--jobs {jobs}: {times[-1]:.0f} s, {busy[-1]:.0f} s of processor time", flush=True)
     least = min(busy) / (os.cpu_count() or 1)
     print(f"no order of these cells ends before {least:.0f} s on this many cores")
-    ratio = statistics.median(measured["auto"]) / statistics.median(measured["1"])
+    ratio = statistics.median(measured["2"]) / statistics.median(measured["1"])
     print(f"side by side / one by one: {ratio:.2f} (goal {GOAL_RATIO})")
-    return ratio <= GOAL_RATIO
+    return ratio <= GOAL_RATIO or automatic_jobs(2) == 1
 
 
 def processor_s() -> float:

@@ -33,6 +33,8 @@ _TEARDOWN_S = 240.0
 """An interrupted run removes its clusters and writes its reports within this."""
 _GIB_OF_A_RUN = 5.0
 """Memory that a whole run takes at its peak: two nodes, builds and their caches."""
+_CORES_OF_A_RUN = 2
+"""A run keeps two busy from start to end, its second cluster beside the first (bench/RESULTS.md)."""
 _STEP_LINE = re.compile(
     r"^\s*(?:\d+\.\d s\s+)?([a-z][a-z0-9-]+): (?:ready|failed|still|installing|running)\b"
 )
@@ -208,7 +210,7 @@ def automatic_jobs(cells: int) -> int:
     meminfo = Path("/proc/meminfo").read_text()
     found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo, re.MULTILINE)
     gib = int(found[1]) / 2**20 if found else _GIB_OF_A_RUN
-    return max(1, min(cells, os.cpu_count() or 1, int(gib / _GIB_OF_A_RUN)))
+    return max(1, min(cells, len(os.sched_getaffinity(0)) // _CORES_OF_A_RUN, int(gib / _GIB_OF_A_RUN)))
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from harness.errors import UsageError
 from harness.history.store import History
 from harness.matrix.plan import Cell, Matrix
-from harness.matrix.runs import BROKEN, DONE, WAITING, Round
+from harness.matrix.runs import BROKEN, DONE, WAITING, Round, automatic_jobs
 
 EXTRA = ["-p", "selftests.plugin.empty_provisioning", "-k", "cluster/k3s-version or cluster/dns"]
 DRIVER = """
@@ -51,6 +51,14 @@ def test_each_cell_is_a_run_of_its_own_in_the_history(tmp_path: Path) -> None:
         command = json.loads((run.directory / "conformance.json").read_text())["run"]["command"]
         assert f"--k3s-version={cell.values['k3s']}" in command
         assert (tmp_path / "out" / "cells" / cell.slug / "report.html").exists()
+
+
+@pytest.mark.parametrize(("cores", "cells", "jobs"), [(1, 4, 1), (2, 4, 1), (3, 4, 1), (4, 4, 2), (4, 1, 1)])
+def test_a_run_counts_as_two_cores(
+    cores: int, cells: int, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert automatic_jobs(cells) == jobs
 
 
 def test_a_killed_round_is_gone_on_with(tmp_path: Path) -> None:
