@@ -92,9 +92,7 @@ class Found:
             f"Kubernetes {self.kubernetes}" + (f", nodes {self.node}" if self.node else ""),
             _line("cert-manager", manager.version, manager.namespace) if manager else _absent("cert-manager"),
             _line("OLM", self.olm_version, self.olm_namespace) if self.olm_namespace else _absent("OLM"),
-            f"{_line('operator', there.version, there.namespace)}, installed by {there.how}"
-            if there
-            else _absent("operator"),
+            _operator_line(there) if there else _absent("operator"),
             f"Runners: {', '.join(map(str, self.runners)) or 'none'}",
             *self.unseen,
         ]
@@ -102,15 +100,18 @@ class Found:
     def profile(self, options: ProvisionOptions) -> Profile:
         """The profile whose versions and names are those that were found.
 
-        What was not found has the how-to's names, by which its absence is told. ``options``: a profile by
-        name keeps its jobs and image substitutions.
+        What was not found has the how-to's names, by which its absence is told. An operator that does not
+        say its version is judged as the one that was asked for, else as the newest known. ``options``: a
+        profile by name keeps its jobs and image substitutions.
         """
         base = load_profile("seed" if options.profile == FOUND else options.profile)
         there, wish = self.operator, base.operator
         if there is not None:
             wish = replace(
                 wish,
-                version=there.version or wish.version,
+                version=there.version
+                or options.overrides.get("operator")
+                or load_profile("latest").operator.version,
                 namespace=there.namespace,
                 package=there.package or wish.package,
                 subscription_name=there.subscription or wish.subscription_name,
@@ -173,6 +174,12 @@ def only_runner(found: Found) -> FoundRunner:
 
 def _line(what: str, version: str, namespace: str) -> str:
     return f"{what} {version or 'of a version that it does not say'} in namespace {namespace}"
+
+
+def _operator_line(there: FoundOperator) -> str:
+    line = f"{_line('operator', there.version, there.namespace)}, installed by {there.how}"
+    judged = "" if there.version else "; judged as the newest that is known, or as --operator-version says"
+    return line + judged
 
 
 def _absent(what: str) -> str:

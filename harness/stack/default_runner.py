@@ -48,7 +48,7 @@ def install(ctx: StackContext) -> DefaultRunner:
     )
     session.gl.auth()
     token = session.create_runner(tags=[TAG], description=RUNNER_NAME)
-    key = facts.TOKEN_KEY.at(ctx.profile.operator.version)
+    key, *_ = facts.TOKEN_KEYS.at(ctx.profile.operator.version)
     create_runner(ctx, NAMESPACE, runner_manifests({key: token.token}, target))
     wait_runner_pod(ctx, RUNNER_NAME, NAMESPACE)
     wait_for(

@@ -219,14 +219,14 @@ PROXY_IMAGE: Difference[str] = Difference(
     ),
 )
 
-TOKEN_KEY: Difference[str] = Difference(
+TOKEN_KEYS: Difference[tuple[str, ...]] = Difference(
     "operator",
-    "key of the token in the Runner's Secret",
+    "keys of the Runner's Secret of which one holds the token, the documented one first",
     (
-        Row("", "runner-registration-token", "the how-to, for an authentication token too"),
+        Row("", ("runner-registration-token",), "the how-to, for an authentication token too"),
         Row(
             "1.23.2",
-            "runner-token",
+            ("runner-token", "runner-registration-token"),
             "description in the CSV of 1.53.0; gitlab-runner, docs/install/operator.md",
         ),
     ),
@@ -383,7 +383,7 @@ FACTS: tuple[Difference[object], ...] = (
     SERVICE_ACCOUNT,
     WEBHOOKS,
     PROXY_IMAGE,
-    TOKEN_KEY,
+    TOKEN_KEYS,
     RUNNER_SERVICE_ACCOUNT,
     HELPER_BY_DIGEST,
     DEFAULT_CONFIG,

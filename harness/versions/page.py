@@ -52,7 +52,8 @@ def _text(value: object) -> str:
     if isinstance(value, tuple) and all(isinstance(it, int) for it in value) and value:
         return ".".join(map(str, value))
     if isinstance(value, frozenset | tuple):
-        return ", ".join(f"`{it}`" for it in sorted(map(str, value))) or "none"
+        words = sorted(value, key=str) if isinstance(value, frozenset) else value
+        return ", ".join(f"`{it}`" for it in words) or "none"
     return f"`{value}`" if isinstance(value, str) else str(value)
 
 

@@ -187,7 +187,7 @@ RUNS: tuple[Run, ...] = (
                 "the token under a key that the operator does not read",
                 {"runner/pod": "key not found"},
                 "fixtures/steps/runner_setups.py",
-                "key = facts.TOKEN_KEY.at(context.profile.operator.version)",
+                "key, *_ = facts.TOKEN_KEYS.at(context.profile.operator.version)",
                 'key = "token"',
                 rule="operator/secret-key",
             ),

@@ -138,6 +138,12 @@ def test_two_runners_are_judged_each_for_itself(accept: Accept) -> None:
     assert ended.status("runner/config-map")[0] == "passed"
 
 
+def test_a_newer_operator_reads_the_older_key_as_well(accept: Accept) -> None:
+    stack = [their.node(), *their.operator_by_manifest(version="1.53.0"), *their.runner(version="19.4.0")]
+    _, ended = accept(stack, "-k", "runner/secret", "tests/s05_runner")
+    assert ended.status("runner/secret")[0] == "passed", ended.output[-5000:]
+
+
 def test_xdist_workers_judge_the_same_runners(accept: Accept) -> None:
     stack = [
         their.node(),

@@ -172,10 +172,11 @@ def test_a_bundle_that_lacks_the_profile_s_images_is_used_with_its_own(images, w
 
 
 @pytest.mark.parametrize(
-    ("profile", "key"), [("seed", "runner-registration-token"), ("latest", "runner-token")]
+    ("profile", "keys"),
+    [("seed", ("runner-registration-token",)), ("latest", ("runner-token", "runner-registration-token"))],
 )
-def test_the_token_s_key_is_the_one_that_the_operator_reads(profile, key):
-    assert facts.TOKEN_KEY.at(load_profile(profile).operator.version) == key
+def test_the_token_s_keys_are_those_that_the_operator_reads(profile, keys):
+    assert facts.TOKEN_KEYS.at(load_profile(profile).operator.version) == keys
 
 
 def test_recorded_pods_keep_no_environment():

@@ -26,6 +26,7 @@ from harness.acceptance.jobs import tags_of_jobs
 from harness.acceptance.reader import NOT_READ, ReadingKube, noting
 from harness.acceptance.rights import Depth, cluster_role
 from harness.errors import HarnessError, UsageError
+from harness.given import FOUND
 from harness.kube import ApiError
 from harness.options import ProvisionOptions
 from selftests.unit import their_stack as their
@@ -263,6 +264,19 @@ def test_other_names_are_found_as_well(side):
         "runner-controller",
     )
     assert [(str(it), it.config) for it in found.runners] == [("ci/one", "ours"), ("ci/two", "")]
+
+
+@pytest.mark.parametrize(("asked", "judged"), [({}, "1.53.0"), ({"operator": "1.15.1"}, "1.15.1")])
+def test_an_operator_by_digest_is_judged_as_the_newest_or_as_asked_for(side, asked, judged):
+    operator = their.operator_by_manifest()
+    (deployment,) = (it for it in operator if it["kind"] == "Deployment")
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        container["image"] = f"{container['image'].partition(':')[0]}@sha256:{'0' * 64}"
+    found = discover(side(*operator)[1])
+    assert found.operator is not None
+    assert found.operator.version == ""
+    assert found.profile(ProvisionOptions(profile=FOUND, overrides=asked)).operator.version == judged
+    assert "judged as the newest that is known, or as --operator-version says" in "\n".join(found.lines())
 
 
 def test_helm_is_told_from_a_manifest(side):

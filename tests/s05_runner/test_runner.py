@@ -31,14 +31,16 @@ GONE_TIMEOUT_S = 90
 """The pod's preStop unregisters first, and its grace period is 30 s."""
 
 
-def _token_key(runner: SeenRunner) -> str:
-    return facts.TOKEN_KEY.at(runner.stack.profile.operator.version)
+def _token_key(runner: SeenRunner, secret: Object) -> str:
+    """The key that holds the token: of several that the operator reads the one that is there."""
+    keys = facts.TOKEN_KEYS.at(runner.stack.profile.operator.version)
+    return next((it for it in keys if it in (secret.get("data") or {})), keys[0])
 
 
 def _token(runner: SeenRunner) -> str:
     found = runner.kube.get("v1/Secret", runner.secret, runner.namespace)
     secret = expect.there(found, f"Secret {runner.secret}")
-    key, data = _token_key(runner), secret.get("data") or {}
+    key, data = _token_key(runner, secret), secret.get("data") or {}
     assert key in data, f"Secret {runner.secret} has keys {sorted(data)}, the operator reads {key}"
     return base64.b64decode(data[key]).decode()
 
@@ -65,10 +67,10 @@ def test_the_secret(runner: SeenRunner) -> None:
 
     How-to, "Creating the Secret": "secret/jh-gitlab-runner-secret created, runner-registration-token: …".
     """
+    found = runner.kube.get("v1/Secret", runner.secret, runner.namespace)
+    secret = expect.there(found, f"Secret {runner.secret}")
     expect.fields(
-        runner.kube.get("v1/Secret", runner.secret, runner.namespace),
-        {"type": "Opaque", f"data.{_token_key(runner)}": bool},
-        f"Secret {runner.secret}",
+        secret, {"type": "Opaque", f"data.{_token_key(runner, secret)}": bool}, f"Secret {runner.secret}"
     )
 
 
