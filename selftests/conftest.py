@@ -1,11 +1,17 @@
-"""For all tests of the suite itself."""
+"""For all tests of the suite itself: the bundles that RUNNER_CONFORMANCE_BUNDLE(_1_37) name, or built now."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 _DEFAULTS = {
     signal.SIGINT: signal.default_int_handler,
@@ -24,3 +30,23 @@ def _interruptible() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def _bundle(kubernetes: str, variable: str) -> Path:
+    if named := os.environ.get(variable):
+        return Path(named)
+    argv = [sys.executable, "-m", "lab", "build", "--kubernetes", kubernetes]
+    built = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(built.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def bundle_dir() -> Path:
+    """The bundle with Kubernetes 1.28."""
+    return _bundle("1.28", "RUNNER_CONFORMANCE_BUNDLE")
+
+
+@pytest.fixture(scope="session")
+def new_bundle_dir() -> Path:
+    """The bundle with Kubernetes 1.37."""
+    return _bundle("1.37", "RUNNER_CONFORMANCE_BUNDLE_1_37")

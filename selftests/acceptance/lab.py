@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from harness.acceptance.rights import Depth, cluster_role
 from harness.artifacts.bundle import Bundle
 from harness.cluster import K3sCluster
 from harness.gitlab.client import GitLabTarget, connect
@@ -59,6 +60,11 @@ class Lab:
     def shell(self) -> Shell:
         """A shell on its node, in the directory of the bundle's files."""
         return Shell(self.cluster, Bundle.read(self.bundle).path / "files")
+
+    @property
+    def csv(self) -> str:
+        """The CSV of the operator that the bundle holds."""
+        return f"gitlab-runner-operator.v{Bundle.read(self.bundle).components['operator'].version}"
 
     @property
     def token_file(self) -> Path:
@@ -129,11 +135,11 @@ def install(directory: Path, bundle: Path) -> Lab:
     lab.token_file.touch(mode=0o600)
     lab.token_file.write_text(gitlab.token.reveal())
     shell = lab.shell
-    by_hand.k3s(shell)
     by_hand.cert_manager(shell)
     by_hand.operator_lifecycle_manager(shell)
-    by_hand.operator(shell)
-    shell.until("kubectl get csv -n operators", lambda out: out == by_hand.CSV_TABLE)
+    by_hand.operator(shell, lab.csv)
+    phase = f"kubectl get csv -n operators {lab.csv} -o jsonpath='{{.status.phase}}'"
+    shell.until(phase, lambda out: out == "Succeeded")
     number = make_runner(lab, "default", RUNNER)
     (directory / "runner-id").write_text(str(number))
     return lab
@@ -152,6 +158,17 @@ def run_registry(lab: Lab) -> None:
     text = shlex.quote(yaml.safe_dump_all(manifests))
     lab.shell.types(f"printf %s {text} | kubectl apply -f -")
     await_ready(lab, NAMESPACE, DEPLOYMENT)
+
+
+@contextmanager
+def installed(directory: Path, bundle: Path) -> Iterator[Lab]:
+    """Such a stack, whose user has the role that --show-rbac prints; node and GitLab end with it."""
+    try:
+        lab = install(directory, bundle)
+        make_person(lab, cluster_role(Depth()))
+        yield lab
+    finally:
+        remove(directory)
 
 
 def remove(directory: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from base64 import b64encode
+import re
+import shlex
+import subprocess
+import sys
+from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.history.store import History
 from harness.kube import Kube
-from selftests.acceptance.accepting import READABLE, Ended, accept, folders
+from selftests.acceptance.accepting import READABLE, ROOT, Ended, accept, environment, folders
 from selftests.acceptance.breakages import BREAKAGES, Breakage
 from selftests.acceptance.lab import PROJECT, Lab
 from selftests.unit.client_certificates import client_certificate
@@ -34,6 +39,8 @@ UNJUDGED = {
     "docker-sock/node-without-docker",
 }
 """What can't be judged of a Runner without a config of its own, or only with a change."""
+SAMPLE = ("webhook without endpoints", "runner paused")
+"""Breakages that every CI run sees; the others are by hand."""
 
 
 def asked(lab: Lab, since: int) -> list[dict[str, Any]]:
@@ -93,7 +100,17 @@ def test_without_commands_and_dry_runs_nothing_but_reads_is_asked(lab: Lab, tmp_
     assert {"runner/pod", "runner/online", "runner/config-map"} <= ended.with_status("passed")
 
 
-@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda it: it.what.replace(" ", "-"))
+def breakages() -> list[Any]:
+    """All as parameters; those without a mark are the sample."""
+    return [
+        pytest.param(
+            it, id=it.what.replace(" ", "-"), marks=() if it.what in SAMPLE else pytest.mark.acceptance
+        )
+        for it in BREAKAGES
+    ]
+
+
+@pytest.mark.parametrize("breakage", breakages())
 def test_what_is_broken_is_red_for_its_reason(lab: Lab, tmp_path: Path, breakage: Breakage) -> None:
     with breakage.break_it(lab):
         words = (f"--gitlab-project={PROJECT}", *breakage.options)
@@ -141,6 +158,7 @@ def test_an_expired_certificate_is_a_sentence(lab: Lab, tmp_path: Path) -> None:
     assert ended.code == 10, told(ended)
 
 
+@pytest.mark.acceptance
 def test_rights_that_are_missing_are_named_once(lab: Lab, tmp_path: Path) -> None:
     role = "runner-conformance-acceptance"
     kind = "rbac.authorization.k8s.io/v1/ClusterRole"
@@ -158,3 +176,38 @@ def test_rights_that_are_missing_are_named_once(lab: Lab, tmp_path: Path) -> Non
     assert ended.document["verdict"]["hint"] == "grant what `pytest --show-rbac` prints"
     assert "may not list pods" in ended.outcomes["runner/pod"]["reason"]
     assert "Traceback" not in ended.output
+
+
+@pytest.mark.acceptance
+def test_the_cron_job_of_the_pages_keeps_a_history(lab: Lab, tmp_path: Path) -> None:
+    """Its words and its kubeconfig, with the user's token in a file, but for where things are."""
+    page = (ROOT / "docs/matrix.md").read_text()
+    block = next(it for it in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "kind: CronJob" in it)
+    settings, job = yaml.safe_load_all(block)
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    words = shlex.split(container["args"][0].partition("./run conformance ")[2])
+    theirs = yaml.safe_load(lab.kubeconfig.read_text())
+    config = yaml.safe_load(settings["data"]["kubeconfig"])
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    cluster["server"] = theirs["clusters"][0]["cluster"]["server"]
+    cluster["certificate-authority"], user["tokenFile"] = str(tmp_path / "ca"), str(tmp_path / "token")
+    (tmp_path / "ca").write_bytes(b64decode(theirs["clusters"][0]["cluster"]["certificate-authority-data"]))
+    (tmp_path / "token").write_text(theirs["users"][0]["user"]["token"])
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    places = {it["mountPath"] for it in container["volumeMounts"]}
+    for place in places:
+        words = [it.replace(f"={place}/", f"={tmp_path}/") for it in words]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
+    report = f"--report-dir={tmp_path}/report"
+    done = subprocess.run(
+        [*command, report, *words],
+        cwd=ROOT,
+        env=environment(lab),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    with History(tmp_path / "history.sqlite") as past:
+        (run,) = past.runs()
+    assert run.verdict.startswith("CONFORMS"), run.verdict

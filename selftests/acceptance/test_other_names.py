@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from selftests.acceptance import manifest
 from selftests.acceptance.accepting import accept
-from selftests.acceptance.lab import PROJECT, Lab, await_ready, second_runner
-from selftests.e2e.by_hand import CSV, DEPLOYMENT, SUBSTITUTE
+from selftests.acceptance.lab import PROJECT, RUNNER, Lab, await_ready, second_runner
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root"),
+    pytest.mark.acceptance,
+]
 
 SPACE = "gitlab-runner-system"
 RUNNERS = ("tests/s05_runner",)
@@ -30,45 +30,25 @@ def in_ci(lab: Lab) -> Iterator[None]:
 
 @pytest.fixture
 def by_manifest(lab: Lab) -> Iterator[None]:
-    """A second operator, by a manifest with the Deployment and rights of the CSV, without its webhooks."""
-    printed = lab.shell.types(f"kubectl -n operators get csv {CSV} -o json")
-    install = json.loads(printed)["spec"]["install"]["spec"]
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests(install)})
-    lab.shell.types(f"printf %s {shlex.quote(text)} | kubectl apply -f -")
+    """A second operator, by a manifest."""
     try:
-        await_ready(lab, SPACE, DEPLOYMENT)
+        await_ready(lab, SPACE, manifest.apply(lab, manifest.csv_spec(lab), SPACE))
         yield
     finally:
         lab.shell.types(f"kubectl delete clusterrole,clusterrolebinding {SPACE}")
         lab.shell.types(f"kubectl delete namespace {SPACE} --wait=true")
 
 
-def manifests(install: dict[str, Any]) -> list[dict[str, Any]]:
-    spec = install["deployments"][0]["spec"]
-    pod = spec["template"]["spec"]
-    del pod["volumes"]
-    for container in pod["containers"]:
-        container.pop("volumeMounts", None)
-        container.pop("env", None)
-        if container["name"] == "kube-rbac-proxy":
-            container["image"] = SUBSTITUTE
-    rules = [it for part in ("clusterPermissions", "permissions") for it in install[part][0]["rules"]]
-    rbac = "rbac.authorization.k8s.io"
-    role = {"apiGroup": rbac, "kind": "ClusterRole", "name": SPACE}
-    account = {"kind": "ServiceAccount", "name": "default", "namespace": SPACE}
-    wide, named = {"name": SPACE}, {"name": DEPLOYMENT, "namespace": SPACE}
-    return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": wide},
-        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": wide, "rules": rules},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": wide,
-            "roleRef": role,
-            "subjects": [account],
-        },
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": named, "spec": spec},
-    ]
+def test_two_runners_are_judged_each_for_itself(lab: Lab, in_ci: None, tmp_path: Path) -> None:
+    ended = accept(lab, tmp_path, tests=RUNNERS)
+    assert ended.code == 0, ended.output[-5000:]
+    for outcome in ("runner/pod", "runner/online", "runner/config-map"):
+        for runner in ("ci/builder", f"default/{RUNNER}"):
+            assert f"{outcome}/{runner}" in ended.with_status("passed"), ended.output[-5000:]
+    ended = accept(lab, tmp_path, "--runner=ci/builder", tests=RUNNERS)
+    assert ended.code == 0, ended.output[-5000:]
+    assert "runner/pod" in ended.with_status("passed"), ended.output[-5000:]
+    assert not [it for it in ended.outcomes if it.endswith(f"default/{RUNNER}")]
 
 
 def test_a_build_on_one_of_two_runners_is_asked_back(lab: Lab, in_ci: None, tmp_path: Path) -> None:

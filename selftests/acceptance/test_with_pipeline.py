@@ -17,7 +17,10 @@ from fixtures.steps.runner_setups import FILES
 from selftests.acceptance.accepting import ROOT, begin, end, environment
 from selftests.acceptance.lab import PROJECT, Lab, project_of, run_registry, second_runner
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="making a node needs root"),
+    pytest.mark.acceptance,
+]
 
 TESTS = ("tests/s06_pipeline", "tests/s09_daemonless")
 BUILD = {f"daemonless/build/{it}" for it in ("succeeds", "our-runner", "pod", "pushed", "content")}

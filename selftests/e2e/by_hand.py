@@ -137,13 +137,13 @@ def operator_lifecycle_manager(shell: Shell) -> None:
     assert rollout.endswith('deployment "packageserver" successfully rolled out\n')
 
 
-def operator(shell: Shell) -> None:
+def operator(shell: Shell, csv: str = CSV) -> None:
     """The head of the channel has moved on since the article: its version must be named, and held.
 
     With startingCSV and automatic approval OLM would go straight on to the head; with manual approval a
     person approves the plan of the version named and leaves the next one waiting.
     """
-    spec = f"  startingCSV: {CSV}\n  installPlanApproval: Manual\n"
+    spec = f"  startingCSV: {csv}\n  installPlanApproval: Manual\n"
     printed = shell.types(
         f"(cat gitlab-runner-operator.yaml; printf %s {shlex.quote(spec)}) | kubectl create -f -"
     )
@@ -151,9 +151,9 @@ def operator(shell: Shell) -> None:
     columns = r"{.metadata.name} {.spec.clusterServiceVersionNames}{'\n'}"
     plans = shell.until(
         f'kubectl -n operators get installplan -o jsonpath="{{range .items[*]}}{columns}{{end}}"',
-        lambda out: f'["{CSV}"]' in out,
+        lambda out: f'["{csv}"]' in out,
     )
-    (plan,) = (line.split()[0] for line in plans.splitlines() if f'["{CSV}"]' in line)
+    (plan,) = (line.split()[0] for line in plans.splitlines() if f'["{csv}"]' in line)
     approve = f"kubectl -n operators patch installplan {plan} --type merge -p"
     shell.types(approve + """ '{"spec":{"approved":true}}'""")
 

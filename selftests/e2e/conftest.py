@@ -1,38 +1,13 @@
-"""Bundles for the tests on real nodes: those that RUNNER_CONFORMANCE_BUNDLE(_1_37) name, or built now."""
+"""Each Kubernetes of the lab, and a host whose stacks are taken down, for the tests on real nodes."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from selftests.e2e.command_line import Host
-
-ROOT = Path(__file__).parents[2]
-
-
-def _bundle(kubernetes: str, variable: str) -> Path:
-    if named := os.environ.get(variable):
-        return Path(named)
-    argv = [sys.executable, "-m", "lab", "build", "--kubernetes", kubernetes]
-    built = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(built.stdout.strip().splitlines()[-1])
-
-
-@pytest.fixture(scope="session")
-def bundle_dir() -> Path:
-    """The bundle with Kubernetes 1.28."""
-    return _bundle("1.28", "RUNNER_CONFORMANCE_BUNDLE")
-
-
-@pytest.fixture(scope="session")
-def new_bundle_dir() -> Path:
-    """The bundle with Kubernetes 1.37."""
-    return _bundle("1.37", "RUNNER_CONFORMANCE_BUNDLE_1_37")
 
 
 @pytest.fixture(scope="module", params=["1.28", pytest.param("1.37", marks=pytest.mark.second_kubernetes)])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,19 +11,9 @@ from typing import Any
 
 import pytest
 
-from selftests.internet.pretend import ROOT, Ended, PretendHost, write_profile
+from selftests.internet.pretend import Ended, PretendHost, write_profile
 
 RUN_TIMEOUT_S = 1500
-
-
-@pytest.fixture(scope="session")
-def bundle_dir() -> Path:
-    """The lab's bundle: what RUNNER_CONFORMANCE_BUNDLE names, or built now."""
-    if named := os.environ.get("RUNNER_CONFORMANCE_BUNDLE"):
-        return Path(named)
-    argv = [sys.executable, "-m", "lab", "build"]
-    built = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(built.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="session")
