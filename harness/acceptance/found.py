@@ -110,7 +110,7 @@ class Found:
             wish = replace(
                 wish,
                 version=there.version
-                or options.overrides.get("operator")
+                or asked_for(options).get("operator")
                 or load_profile("latest").operator.version,
                 namespace=there.namespace,
                 package=there.package or wish.package,

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 
 from harness.history.store import History
 from harness.kube import Kube
-from selftests.acceptance.accepting import READABLE, ROOT, Ended, accept, environment, folders
+from selftests.acceptance.accepting import READABLE, ROOT, Ended, accept, command, environment, folders
 from selftests.acceptance.breakages import BREAKAGES, Breakage
 from selftests.acceptance.lab import PROJECT, Lab
 from selftests.unit.client_certificates import client_certificate
@@ -197,10 +196,8 @@ def test_the_cron_job_of_the_pages_keeps_a_history(lab: Lab, tmp_path: Path) -> 
     places = {it["mountPath"] for it in container["volumeMounts"]}
     for place in places:
         words = [it.replace(f"={place}/", f"={tmp_path}/") for it in words]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"]
-    report = f"--report-dir={tmp_path}/report"
     done = subprocess.run(
-        [*command, report, *words],
+        command(tmp_path, "tests", *words),
         cwd=ROOT,
         env=environment(lab),
         capture_output=True,

@@ -266,8 +266,11 @@ def test_other_names_are_found_as_well(side):
     assert [(str(it), it.config) for it in found.runners] == [("ci/one", "ours"), ("ci/two", "")]
 
 
-@pytest.mark.parametrize(("asked", "judged"), [({}, "1.53.0"), ({"operator": "1.15.1"}, "1.15.1")])
-def test_an_operator_by_digest_is_judged_as_the_newest_or_as_asked_for(side, asked, judged):
+@pytest.mark.parametrize(
+    ("profile", "asked", "judged"),
+    [(FOUND, {}, "1.53.0"), (FOUND, {"operator": "1.15.1"}, "1.15.1"), ("seed", {}, "1.15.1")],
+)
+def test_an_operator_by_digest_is_judged_as_the_newest_or_as_asked_for(side, profile, asked, judged):
     operator = their.operator_by_manifest()
     (deployment,) = (it for it in operator if it["kind"] == "Deployment")
     for container in deployment["spec"]["template"]["spec"]["containers"]:
@@ -275,7 +278,7 @@ def test_an_operator_by_digest_is_judged_as_the_newest_or_as_asked_for(side, ask
     found = discover(side(*operator)[1])
     assert found.operator is not None
     assert found.operator.version == ""
-    assert found.profile(ProvisionOptions(profile=FOUND, overrides=asked)).operator.version == judged
+    assert found.profile(ProvisionOptions(profile=profile, overrides=asked)).operator.version == judged
     assert "judged as the newest that is known, or as --operator-version says" in "\n".join(found.lines())
 
 
