@@ -57,3 +57,10 @@ def test_every_promise_names_the_how_to_s_section(specs):
 
 def test_the_page_of_outcomes_is_what_the_tests_say(specs):
     assert PAGE.read_text(encoding="utf-8") == render(specs), "run: python -m fixtures.plugin.catalogue"
+
+
+def test_a_page_is_made_of_no_tests_that_could_not_be_read(monkeypatch, capfd):
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no_such_plugin")
+    with pytest.raises(SystemExit, match="the outcomes can't be read from tests/"):
+        declared()
+    assert "no_such_plugin" in capfd.readouterr().err
