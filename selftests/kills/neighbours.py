@@ -82,7 +82,6 @@ def neighbours(top: Path, bundle: Path) -> Iterator[Neighbours]:
         _make_something(living, target)
         options = tuple(f"--{name.replace('_', '-')}={value}" for name, value in where.items())
         options = ("--make-runners", *options)
-        options = (*options, "--make-runners")
         yield Neighbours(kept.kube, target, options, living)
     finally:
         left = living.down() if living is not None else []
