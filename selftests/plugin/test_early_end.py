@@ -68,6 +68,27 @@ def test_a_signal_before_anything_was_begun_ends_with_the_same_code(project, nam
     assert project.made_steps() == []
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
+@pytest.mark.parametrize("when", ["first", "last"])
+def test_a_signal_while_pytest_starts_ends_with_the_same_code(project, when, workers):
+    """Of other plugins, too: pytest calls no finish hook for a session that has not begun."""
+    project.test(GOOD)
+    (project.pytester.path / "early.py").write_text(
+        "import os, pytest, signal\n"
+        f"@pytest.hookimpl(try{when}=True, wrapper={when == 'last'})\n"
+        "def pytest_sessionstart(session):\n"
+        f"    {'yield' if when == 'last' else 'pass'}\n"
+        "    if not hasattr(session.config, 'workerinput'):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    result = project.run("-p", "early", *workers)
+    text = result.stdout.str() + result.stderr.str()
+    assert "Traceback" not in text
+    assert result.ret == 130, text
+    assert "INCONCLUSIVE: interrupted by SIGTERM" in text
+    assert project.made_steps() == []
+
+
 def test_signals_during_teardown_cut_nothing_short(project):
     project.plan(close_seconds=1.5)
     project.test(WAITS)
