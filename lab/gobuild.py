@@ -57,18 +57,27 @@ def go_step(
     go: Path,
     sources: Sequence[Path] = (),
     stamps: Mapping[str, str] = {},
+    tags: Sequence[str] = (),
+    after: Sequence[BuildStep] = (),
 ) -> BuildStep:
     """A step that builds main packages statically: `packages` maps a result's name to a package path.
 
-    `module` holds go.mod and go.sum; `sources` are files of other directories built with it. `stamps` are
-    values for `-X`.
+    `module` holds go.mod and go.sum; `sources` are files and packages of other directories built with it.
+    `stamps` are values for `-X`, `tags` are build tags. `after` has steps that compile the same packages: Go
+    would compile them twice if it built both at once.
     """
     return BuildStep(
         f"go {name}",
         _build,
         # no paths: another checkout, or Go in another place, makes the same programs
-        params={"packages": dict(packages), "stamps": dict(stamps), "go": full_go_version(go)},
+        params={
+            "packages": dict(packages),
+            "stamps": dict(stamps),
+            "tags": list(tags),
+            "go": full_go_version(go),
+        },
         sources=[module, *sources],
+        after=after,
     )
 
 
@@ -79,7 +88,10 @@ def _build(work: Work) -> None:
     module, *extras = work.step.sources
     shutil.copytree(module, place, dirs_exist_ok=True)
     for extra in extras:
-        shutil.copy(extra, place)
+        if extra.is_dir():
+            shutil.copytree(extra, place / extra.name)
+        else:
+            shutil.copy(extra, place)
     if not (place / "go.mod").exists():
         (place / "go.mod").write_text(f"module lab/{place.name}\n\ngo {GO_MINIMUM[0]}.{GO_MINIMUM[1]}\n")
     # 1.28 reaches into the runtime by linkname, which Go from 1.23 on refuses unless told
@@ -95,6 +107,8 @@ def _build(work: Work) -> None:
                 find_go(),
                 "build",
                 "-trimpath",
+                f"-tags={','.join(params['tags'])}",
+                "-gcflags=all=-dwarf=false",  # -w leaves it out; to make it takes a tenth of the time
                 "-ldflags",
                 " ".join(flags),
                 "-o",

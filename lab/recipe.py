@@ -21,7 +21,6 @@ from lab.standins.k3s import pack as k3s_pack
 from lab.steps import BuildStep, StepRunner
 
 GO = Path(__file__).parent / "go"
-COREDNS = "v1.15.0"
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Versions:
     """The versions that go together in one bundle, and the profile that it serves."""
 
     kubernetes: str
+    coredns: str
     cert_manager: str
     cert_manager_module: str
     profile: str = "seed"
@@ -66,8 +66,10 @@ class Versions:
 
 
 VERSIONS: Mapping[str, Versions] = {
-    "1.28": Versions("v1.28.15", "v1.7.1", "github.com/jetstack/cert-manager"),
-    "1.37": Versions("v1.37.2", "v1.11.5", "github.com/cert-manager/cert-manager", "latest", SECOND),
+    "1.28": Versions("v1.28.15", "v1.11.1", "v1.7.1", "github.com/jetstack/cert-manager"),
+    "1.37": Versions(
+        "v1.37.2", "v1.14.6", "v1.11.5", "github.com/cert-manager/cert-manager", "latest", SECOND
+    ),
 }
 
 
@@ -148,7 +150,6 @@ def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False
     variables = _variables(versions, layers, runner)
     definitions = read_definitions(variables, versions.generation.name)
     _check_operator(versions, definitions)
-    kubernetes = kubernetes_step(versions, go)
     recipe = Recipe(
         versions,
         definitions,
@@ -156,7 +157,7 @@ def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False
         layers,
         debs,
         named,
-        k3s_step(versions.k3s, go=go, debs=debs["k3s"], kubernetes=kubernetes),
+        k3s_step(versions.k3s, go=go, debs=debs["k3s"], kubernetes=named["step:kubernetes"]),
     )
     _add_images(recipe, [spec for spec in definitions.images if not spec.rendered], go, partial=partial)
     made = {ref: step for spec, step in recipe.images.items() for ref in spec.refs}
@@ -178,7 +179,11 @@ def _add_images(recipe: Recipe, specs: Iterable[ImageSpec], go: Path, *, partial
 
 
 def kubernetes_step(versions: Versions, go: Path) -> BuildStep:
-    """Kubernetes, etcd and kubectl as one program, which says the version that it is."""
+    """Kubernetes, etcd and kubectl as one program, which says the version that it is; and CoreDNS.
+
+    Both are of one module, so that the clients that both have are one version and compiled once. Without
+    providers of clouds, as k3s is built.
+    """
     major, minor = versions.minor.split(".")
     stamps: dict[str, str] = {}
     for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
@@ -191,10 +196,11 @@ def kubernetes_step(versions: Versions, go: Path) -> BuildStep:
     return go_step(
         f"kubernetes {versions.kubernetes}",
         GO / "kubernetes" / f"v{versions.minor}",
-        {"kubernetes": "."},
+        {"kubernetes": ".", "coredns": "./coredns"},
         go=go,
-        sources=[GO / "kubernetes" / "main.go"],
+        sources=[GO / "kubernetes" / "main.go", GO / "kubernetes" / "coredns"],
         stamps=stamps,
+        tags=["providerless"],
     )
 
 
@@ -205,10 +211,11 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, BuildStep]) ->
         name: f"{versions.cert_manager_module}/cmd/{name}" for name in ("controller", "cainjector", "webhook")
     }
     stamp = {f"{versions.cert_manager_module}/pkg/util.AppVersion": versions.cert_manager}
-    helm = go_step("helm", GO / "helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, go=go)
+    kubernetes = kubernetes_step(versions, go)
+    chart = go_step("chart", GO / "chart", {"chart": "."}, go=go, after=[kubernetes])
     steps = {
         "step:pause": go_step("pause", GO / "pause", {"pause": "."}, go=go),
-        "step:coredns": go_step("coredns", GO / "coredns", {"coredns": "."}, go=go),
+        "step:kubernetes": kubernetes,
         "step:cert-manager": go_step(
             f"cert-manager {versions.cert_manager}", module, commands, go=go, stamps=stamp
         ),
@@ -217,7 +224,7 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, BuildStep]) ->
             module,
             versions.cert_manager_module,
             kubernetes=versions.kubernetes,
-            helm=helm,
+            chart=chart,
         ),
         "step:docker-engine": docker_engine_step(debs["docker-engine"]),
     }
@@ -239,7 +246,7 @@ def _variables(versions: Versions, layers: Mapping[str, BuildStep], runner: Step
         "docker_cli": generation.docker,
         "cert_manager": versions.cert_manager,
         "cert_manager_module": versions.cert_manager_module,
-        "coredns": COREDNS,
+        "coredns": versions.coredns,
     }
     names = {
         "registry": "docker-registry",

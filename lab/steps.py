@@ -34,7 +34,8 @@ class BuildStep:
     """Something to make, and all that decides how it comes out.
 
     `build` writes into `work.out`. `params` (JSON values), the content of `sources` (files or directories),
-    the results of `needs` and the module that `build` is written in make up the key.
+    the results of `needs` and the module that `build` is written in make up the key. `after` are steps
+    that it takes nothing from, but whose compiled packages it finds in Go's cache.
     """
 
     name: str
@@ -42,6 +43,7 @@ class BuildStep:
     params: Mapping[str, Any] = field(default_factory=dict)
     sources: Sequence[Path] = ()
     needs: Sequence[BuildStep] = ()
+    after: Sequence[BuildStep] = ()
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ class StepRunner:
 
     def run(self, step: BuildStep) -> Built:
         """The step's result, made now if it is not there yet."""
-        for need in step.needs:
-            self.run(need)
+        for earlier in (*step.needs, *step.after):
+            self.run(earlier)
         with self._locks.setdefault(step, threading.Lock()):
             if step not in self._results:
                 self._results[step] = self._from_cache(step) or self._make(step)

@@ -23,7 +23,7 @@ from lab.definitions import Definitions, FileSpec, ImageSpec, read_definitions
 from lab.errors import LabError
 from lab.images import REPOSITORY, image_step
 from lab.progress import Progress
-from lab.recipe import VERSIONS, Recipe, _check_operator, choose
+from lab.recipe import GO, VERSIONS, Recipe, Versions, _check_operator, choose
 from lab.steps import BuildStep, StepRunner, Work
 
 REF = "quay.io/a/b:v1"
@@ -187,6 +187,19 @@ def test_the_generation_is_that_of_the_profiles_operator(
     found = choose(minor, profile)
     assert ((found.minor, found.profile), found.generation.name) == (chosen, generation)
     assert found.asked_for["operator"] in found.generation.operators
+
+
+@pytest.mark.parametrize("versions", VERSIONS.values(), ids=list(VERSIONS))
+def test_what_is_said_to_be_in_a_bundle_is_what_go_builds(versions: Versions) -> None:
+    text = (GO / "kubernetes" / f"v{versions.minor}" / "go.mod").read_text()
+    assert f"k8s.io/kubernetes {versions.kubernetes}\n" in text
+    assert f"github.com/coredns/coredns {versions.coredns}\n" in text
+    assert f"k8s.io/client-go => k8s.io/client-go v0{versions.kubernetes.removeprefix('v1')}\n" in text
+
+
+def test_helm_s_engine_shares_its_client_with_the_default_kubernetes() -> None:
+    text = (GO / "chart" / "go.mod").read_text()
+    assert f"k8s.io/client-go v0{VERSIONS['1.28'].kubernetes.removeprefix('v1')} " in text
 
 
 def test_another_olm_can_be_stood_in_for() -> None:

@@ -119,6 +119,14 @@ def test_need_that_comes_out_other_changes_what_is_above(bench: Bench) -> None:
     assert bench.made == ["below", "above"] * 2
 
 
+def test_a_step_that_comes_after_another_is_not_made_of_it(bench: Bench) -> None:
+    for content in ("x", "y"):
+        earlier = bench.step("earlier", content, params={"content": content})
+        later = bench.step("later", after=[earlier])
+        bench.runner().run_all([later, earlier])
+    assert bench.made == ["earlier", "later", "earlier"]
+
+
 def test_interrupted_step_leaves_no_result(bench: Bench) -> None:
     def interrupted(work: Work) -> None:
         (work.out / "half").write_text("half")
