@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.diagnosis import Fact, Reason, classify
+from harness.diagnosis import Fact, Reason, classify, with_sentence
 from harness.diagnosis.facts import (
     containers,
     deployment_facts,
@@ -18,9 +19,11 @@ from harness.diagnosis.facts import (
     owner,
     pods_facts,
 )
+from harness.diagnosis.model import LOGS
 from harness.diagnosis.words import short
 from harness.errors import HarnessError
 from harness.kube import Kube, Object
+from harness.redact import redact
 
 MAX_EVENTS = 12
 MAX_PODS = 12
@@ -30,6 +33,12 @@ LOG_LINES = 12
 
 SHARED_NAMESPACES = frozenset(("default", "kube-system", "kube-public", "operators"))
 """Where others have pods too: their trouble explains nothing of ours unless a label says that it is ours."""
+
+_SAYS = {"runner": "runner-log", "manager": "operator-log"}
+"""The names of a Runner's container, and of the operator's own in its CSV."""
+_ENDED = frozenset(("container/crashed", "container/crashes"))
+_WHY = re.compile(r"\b(panic|fatal|error|exception|failed)\b|\w(Error|Exception)\b", re.IGNORECASE)
+"""A line that says why: a stack trace may come after it."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +81,19 @@ def diagnose(kube: Kube, scopes: Iterable[Scope]) -> Diagnosis:
         for pod in pods[:MAX_PODS]:
             found.pods.extend(pod_lines(pod))
         found.events.extend(event_lines(events))
-    found.reason = classify([*facts, *_nodes(kube)])
+    found.reason = _with_last_words(classify([*facts, *_nodes(kube)]), facts)
     return found
+
+
+def _with_last_words(reason: Reason | None, facts: Iterable[Fact]) -> Reason | None:
+    """Where no rule knows more of a container than that it ended, what it said: often that alone says why."""
+    if reason is None or reason.id not in _ENDED:
+        return reason
+    said = [it.text for it in facts if it.source in LOGS and it.subject == reason.subject]
+    if not said:
+        return reason
+    words = next((line for line in said if _WHY.search(line)), said[0])
+    return with_sentence(reason, redact(f"{reason.sentence}; its log says: {short(words)}"))
 
 
 def scope_facts(kube: Kube, scope: Scope, pods: Sequence[Object], events: Sequence[Object]) -> list[Fact]:
@@ -106,7 +126,8 @@ def log_facts(kube: Kube, pods: Sequence[Object], *, all_containers: bool = Fals
     for pod, container in chosen[:MAX_LOGS]:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         where = f"pod {namespace}/{name} container {container['name']} says"
-        subject = f"{owner(pod) or name} {container['name']}"
+        subject = f"{owner(pod) or f'pod {namespace}/{name}'} {container['name']}"
+        source = _SAYS.get(container["name"], "log")
         before = bool(container.get("restartCount")) and "terminated" not in container.get("state", {})
         for previous in (True, False) if before else (False,):
             with suppress(HarnessError):  # there may be no such log (any more)
@@ -114,7 +135,7 @@ def log_facts(kube: Kube, pods: Sequence[Object], *, all_containers: bool = Fals
                     name, namespace, container["name"], tail_lines=LOG_LINES, previous=previous, timeout_s=5
                 )
                 found += [
-                    Fact("log", where, line, subject=subject, seen=pod)
+                    Fact(source, where, line, subject=subject, seen=pod)
                     for line in reversed(text.splitlines())
                     if line.strip()
                 ]
@@ -155,7 +176,8 @@ def scope_reason(kube: Kube, scope: Scope, deployment: Object | None = None) -> 
     if not own and not _suspicious(pods):
         return None
     events = kube.list("v1/Event", scope.namespace)
-    return classify([*own, *scope_facts(kube, scope, pods, events)])
+    facts = [*own, *scope_facts(kube, scope, pods, events)]
+    return _with_last_words(classify(facts), facts)
 
 
 def _suspicious(pods: Sequence[Object]) -> bool:

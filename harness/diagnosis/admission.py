@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.diagnosis.model import SEEN_TWICE_S, Fact, Rule
+from harness.diagnosis.model import LOGS, SEEN_TWICE_S, Fact, Rule
 from harness.errors import Blame
 
 _TRIED_AGAIN = "controllers try again within seconds; whatever was refused twice is refused again"
@@ -32,7 +32,7 @@ def foreign_webhook(fact: Fact) -> bool:
 
 def _rule(id: str, sign: str, meaning: str, do: str, **changes: object) -> Rule:
     given: dict[str, object] = {
-        "sources": ("create", "api", "ci", "condition", "job", "log"),
+        "sources": ("create", "api", "ci", "condition", "job", *LOGS),
         "blame": Blame.ENVIRONMENT,
         "final_after_s": SEEN_TWICE_S,
         "why": _TRIED_AGAIN,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.diagnosis.model import Rule
+from harness.diagnosis.model import LOGS, Rule
 from harness.errors import Blame
 
 RULES: tuple[Rule, ...] = (
@@ -30,7 +30,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "cert-manager/election",
-        ("log",),
+        LOGS,
         r"attempting to acquire leader lease",
         Blame.ENVIRONMENT,
         "the new controller waits until the lease of the one before has run out",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.diagnosis.model import SEEN_TWICE_S, TRANSIENT_S, Fact, Rule
+from harness.diagnosis.model import LOGS, SEEN_TWICE_S, TRANSIENT_S, Fact, Rule
 from harness.errors import Blame
 
 CRASHES_UNTIL_FINAL = 3
@@ -80,7 +80,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "container/disk-full",
-        ("container", "mount", "log", "service"),
+        ("container", "mount", *LOGS, "service"),
         r"no space left on device|disk quota exceeded|database or disk is full",
         Blame.ENVIRONMENT,
         "the disk is full",
@@ -91,7 +91,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "container/host-limits",
-        ("log", "service"),
+        (*LOGS, "service"),
         r"too many open files|cannot allocate memory|runtime: out of memory|failed to create new OS thread",
         Blame.ENVIRONMENT,
         "a program gets too little of the host: open files, memory or threads",

@@ -58,6 +58,8 @@ SOURCES: Mapping[str, str] = {
     "object": "an object that is missing, or one too many",
     "api": "an answer of the Kubernetes API",
     "log": "a line of a container's log",
+    "runner-log": "a line of a gitlab-runner's log",
+    "operator-log": "a line of the Runner operator's log",
     "ci": "a line of a CI job's log",
     "service": "the end of a service container of a CI job",
     "pending": "a CI job that no runner takes",
@@ -66,6 +68,9 @@ SOURCES: Mapping[str, str] = {
     "node": "a condition of the node",
     "step": "an ending of the suite's own",
 }
+
+LOGS = ("log", "runner-log", "operator-log")
+"""For signs that mean the same whoever says them; a panic or an untrusted certificate does not."""
 
 
 def always(fact: Fact) -> bool:

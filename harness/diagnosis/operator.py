@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from harness.diagnosis.model import SEEN_TWICE_S, TRANSIENT_S, Rule
+from harness.diagnosis.model import LOGS, SEEN_TWICE_S, TRANSIENT_S, Rule
 from harness.errors import Blame
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "operator/secret-key",
-        ("log", "condition"),
+        ("operator-log", "condition"),
         r"(runner-registration-token|runner-token)\S* key not found in \S+ secret",
         Blame.PRODUCT,
         "the operator does not find the token under the key that it reads",
@@ -19,7 +19,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "operator/secret-missing",
-        ("log", "condition"),
+        ("operator-log", "condition"),
         r"secrets? \"[^\"]*\" not found",
         Blame.PRODUCT,
         "the Secret that the Runner names is not there",
@@ -30,7 +30,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "operator/config-map-missing",
-        ("log", "condition"),
+        ("operator-log", "condition"),
         r"configmaps? \"[^\"]*\" not found",
         Blame.PRODUCT,
         "the ConfigMap that the Runner names is not there",
@@ -41,7 +41,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "operator/reconcile",
-        ("log",),
+        ("operator-log",),
         r"Reconciler error(?!.*object has been modified)|\bERROR\b.*reconcil",
         Blame.PRODUCT,
         "the operator fails at the Runner",
@@ -52,7 +52,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "operator/api-slow",
-        ("log",),
+        LOGS,
         r"error retrieving resource lock|leader election lost|failed to renew lease",
         Blame.ENVIRONMENT,
         "a controller does not reach the API server in time",

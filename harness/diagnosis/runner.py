@@ -11,7 +11,7 @@ _TALKS = r"(Verifying|Registering|Checking for jobs|couldn't execute (POST|GET)|
 RULES: tuple[Rule, ...] = (
     Rule(
         "runner/config",
-        ("log",),
+        ("runner-log",),
         r"(FATAL|PANIC|level=(fatal|error)).*(toml|config|template)|toml: |While parsing config|near line \d+"
         r"|decoding configuration file|couldn't (load|parse) .*(config|template)",
         Blame.PRODUCT,
@@ -23,7 +23,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/token-refused",
-        ("log",),
+        ("runner-log",),
         r"Verifying runner\.\.\. is (removed|not valid)|failed to verify the runner|Failed to verify"
         r"|status=\"?(403|401|422)|\b403 Forbidden|is (unhealthy|not healthy) and will be disabled"
         r"|Checking for jobs\.\.\. forbidden"
@@ -37,7 +37,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/name-unknown",
-        ("log",),
+        ("runner-log",),
         rf"{_TALKS}.*(no such host|server misbehaving|temporary failure in name resolution)",
         Blame.ENVIRONMENT,
         "pods can't resolve GitLab's name",
@@ -48,7 +48,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/certificate-expired",
-        ("log",),
+        ("runner-log",),
         r"certificate has expired or is not yet valid",
         Blame.ENVIRONMENT,
         "GitLab's certificate has expired, or a clock is wrong",
@@ -59,7 +59,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/untrusted",
-        ("log",),
+        ("runner-log",),
         r"x509: ",
         Blame.ENVIRONMENT,
         "the runner does not trust GitLab's certificate",
@@ -70,7 +70,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/gitlab-unreachable",
-        ("log",),
+        ("runner-log",),
         rf"{_TALKS}.*(i/o timeout|connection refused|no route to host|network is unreachable|context deadline"
         r"|EOF|connection reset|timeout awaiting)",
         Blame.ENVIRONMENT,
@@ -82,7 +82,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/gitlab-error",
-        ("log",),
+        ("runner-log",),
         rf"{_TALKS}.*(\b5\d\d\b|Bad Gateway|Service Unavailable|\b429\b)",
         Blame.ENVIRONMENT,
         "GitLab answers the runner with an error of its own",
@@ -93,7 +93,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/registration-off",
-        ("log",),
+        ("runner-log",),
         r"Registering runner.*410 Gone",
         Blame.ENVIRONMENT,
         "GitLab takes no registration tokens any more",
@@ -104,7 +104,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "runner/fatal",
-        ("log",),
+        ("runner-log",),
         r"FATAL|PANIC|panic: |level=fatal",
         Blame.PRODUCT,
         "the runner ends with an error that is not known here",

@@ -114,6 +114,8 @@ RUNS: tuple[Run, ...] = (
                 "fixtures/steps/second_cluster.py",
                 "unreachable_registries=(self._replacement.registry,)",
                 "unreachable_registries=()",
+                rule="suite/within-reach",
+                blame="suite",
             ),
         ),
     ),

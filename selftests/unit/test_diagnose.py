@@ -240,6 +240,45 @@ class FakeKube:
         return self.log
 
 
+class CrashingKube(FakeKube):
+    """Its one pod ends again and again; ``log`` is that of the run before."""
+
+    def list(self, kind: str, namespace: str | None = None, **_: Any) -> list[dict[str, Any]]:
+        ended = {"lastState": {"terminated": {"exitCode": 2, "reason": "Error"}}}
+        return [pod("CrashLoopBackOff", restarts=1, container=ended)] if kind == "v1/Pod" else []
+
+    def logs(self, *_: Any, previous: bool = False, **__: Any) -> str:
+        return self.log if previous else ""
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("starting\nno configuration in /etc/thing\n", "no configuration in /etc/thing"),
+        (
+            "panic: no leader\n\ngoroutine 1 [running]:\nmain.main()\n\t/src/main.go:12 +0x1d\n",
+            "panic: no leader",
+        ),
+        ("Traceback (most recent call last):\nKeyError: 'x'\n", "KeyError: 'x'"),
+    ],
+)
+def test_what_a_container_said_before_it_ended_is_in_the_reason(log: str, words: str) -> None:
+    anything: Any = CrashingKube(log)
+    for found in (
+        diagnose(anything, [Scope("operators")]).reason,
+        scope_reason(anything, Scope("operators")),
+    ):
+        assert found is not None
+        assert (found.id, found.sentence.endswith(f"; its log says: {words}")) == ("container/crashed", True)
+
+
+def test_a_container_that_ended_without_a_word_is_told_as_before() -> None:
+    anything: Any = CrashingKube("")
+    found = diagnose(anything, [Scope("operators")]).reason
+    assert found is not None
+    assert found.sentence.endswith("1 restarts")
+
+
 def context(tmp_path: Path, kube: FakeKube) -> StackContext:
     nothing: Any = None
     anything: Any = kube

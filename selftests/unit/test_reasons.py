@@ -53,7 +53,7 @@ def test_all_that_match_are_kept_the_most_telling_first() -> None:
     found = classify(
         [
             Fact("container", "pod a/b container c", "crashed: ended 1", "CrashLoopBackOff"),
-            Fact("log", "pod a/b container c says", "FATAL: toml: line 3: expected key"),
+            Fact("runner-log", "pod a/b container runner says", "FATAL: toml: line 3: expected key"),
         ]
     )
     assert found is not None
@@ -101,17 +101,18 @@ def test_words_to_be_kept_survive_wherever_they_are(at: int) -> None:
 @pytest.mark.parametrize(
     ("source", "words", "rule", "blame"),
     [
-        ("log", "ERROR: Registering runner... failed runner=x status=410 Gone", "runner/registration-off",
-         Blame.ENVIRONMENT),
-        ("log", "Checking for jobs... forbidden runner=x", "runner/token-refused", Blame.ENVIRONMENT),
-        ("log", "Runner https://g/x is not healthy and will be disabled for 1h", "runner/token-refused",
-         Blame.ENVIRONMENT),
-        ("log", "PANIC: Failed to register the runner.", "runner/fatal", Blame.PRODUCT),
+        ("runner-log", "ERROR: Registering runner... failed runner=x status=410 Gone",
+         "runner/registration-off", Blame.ENVIRONMENT),
+        ("runner-log", "Checking for jobs... forbidden runner=x", "runner/token-refused", Blame.ENVIRONMENT),
+        ("runner-log", "Runner https://g/x is not healthy and will be disabled for 1h",
+         "runner/token-refused", Blame.ENVIRONMENT),
+        ("runner-log", "PANIC: Failed to register the runner.", "runner/fatal", Blame.PRODUCT),
         ("log", "error retrieving resource lock operators/x: context deadline exceeded", "operator/api-slow",
          Blame.ENVIRONMENT),
         ("log", "fatal error: runtime: out of memory", "container/host-limits", Blame.ENVIRONMENT),
         ("log", "accept: too many open files", "container/host-limits", Blame.ENVIRONMENT),
-        ("log", "Reconciler error: deployments.apps is invalid", "operator/reconcile", Blame.PRODUCT),
+        ("operator-log", "Reconciler error: deployments.apps is invalid", "operator/reconcile",
+         Blame.PRODUCT),
         ("condition", "CSV x is Failed: InterOperatorGroupOwnerConflict", "olm/owner-conflict",
          Blame.ENVIRONMENT),
     ],
@@ -126,4 +127,20 @@ def test_what_logs_and_conditions_say_is_blamed_right(
 
 def test_a_conflict_that_a_controller_tries_again_is_no_reason() -> None:
     words = "Reconciler error: the object has been modified; please apply your changes to the latest version"
-    assert classify([Fact("log", "pod a/b says", words)]) is None
+    assert classify([Fact("operator-log", "pod a/b says", words)]) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "panic: runtime error: invalid memory address",
+        "FATAL: config not found",
+        "x509: certificate signed by unknown authority",
+        "Post https://10.43.0.1/api/v4: register: connection refused",
+        "Reconciler error: the Certificate has no issuer",
+    ],
+)
+def test_what_others_say_is_not_taken_for_the_runners_or_the_operators_words(words: str) -> None:
+    """cert-manager, OLM and CoreDNS panic and meet untrusted certificates as well, without any GitLab."""
+    found = classify([Fact("log", "pod cert-manager/a container cert-manager-webhook says", words)])
+    assert found is None
