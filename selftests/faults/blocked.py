@@ -55,40 +55,7 @@ BLOCKED: Mapping[str, tuple[str, ...]] = {
 }
 """Red outcome → outcomes of the same part of the stack, or further on, that must be blocked by it."""
 
-STANDS_ALONE = frozenset(
-    (
-        "cluster/dns",  # only jobs need it, and a job says itself that it can't resolve a name
-        "cluster/k3s-version",
-        "cluster/kubernetes-version",
-        "cluster/node-roles",
-        "cluster/node-version",
-        "cert-manager/certificate-issued",
-        "cert-manager/version",
-        "olm/installed-once",
-        "operator/metrics",
-        "runner/config-map",
-        "runner/config-toml",
-        "runner/deleted",
-        "runner/online",
-        "runner/version",
-        "pipeline/dind/as-written",
-        "pipeline/failing-build",
-        "pipeline/other-tag",
-        "pipeline/seed-job-without-docker",
-        "docker-sock/absent-by-default",
-        "docker-sock/build-pod",
-        "docker-sock/node-without-docker",
-        "daemonless/nothing-of-the-host",
-        "kube-rbac-proxy/csv-waits",
-        "kube-rbac-proxy/lasts",
-    )
-)
-"""Outcomes on which nothing stands; of builds, those of ``_LAST`` neither."""
-_LAST = ("/content", "/our-runner", "/pod")
-
 
 def blocked_by(red: str, sections: frozenset[str]) -> tuple[str, ...]:
     """What must be blocked by ``red``, as far as it is of the ``sections`` that a stack was made for."""
-    if red in STANDS_ALONE or (red.endswith(_LAST) and red not in BLOCKED):
-        return ()
-    return tuple(it for it in BLOCKED[red] if it.partition("/")[0] in sections)
+    return tuple(it for it in BLOCKED.get(red, ()) if it.partition("/")[0] in sections)

@@ -107,7 +107,7 @@ _CLUSTER = (
         "coredns-stopped",
         "CoreDNS has no pod",
         "cluster/dns",
-        r"cluster DNS has an endpoint: failed .*Deployment kube-system/coredns .* 0 replicas",
+        r"cluster DNS has an endpoint: failed .*Deployment kube-system/coredns\b.* 0 replicas",
         Blame.PRODUCT,
         stack=(
             Patch(

@@ -18,7 +18,8 @@ from selftests.faults.run import Wanted, beside, run_outcomes, test_of, wrong_wi
 from selftests.faults.seen import Record, Seen
 from selftests.faults.steps import BundleStep, Withhold, copy_bundle
 
-SUBSTITUTE = "docker.io/kubesphere/kube-rbac-proxy:v0.8.0"
+SUBSTITUTES = ("docker.io/kubesphere/kube-rbac-proxy:v0.8.0", "quay.io/brancz/kube-rbac-proxy:v0.8.0")
+"""All that the lab has of those that the profile names."""
 PRIVILEGED = "  [runners.kubernetes]\n    privileged = true\n"
 SOCKET = (
     "    [runners.kubernetes.volumes]\n      [[runners.kubernetes.volumes.host_path]]\n"
@@ -138,21 +139,22 @@ RUNS: tuple[Run, ...] = (
             ),
             Slip(
                 "`DOCKER_HOST` with the port of plain TCP, in the job with TLS",
-                {"pipeline/dind-tls/succeeds": "is failed, script_failure"},
+                {"pipeline/dind-tls/succeeds": "is failed: the job finds no Docker daemon"},
                 "fixtures/files/gitlab-ci-dind-tls.yml",
                 "tcp://docker:2376",
                 "tcp://docker:2375",
+                rule="ci/no-daemon",
             ),
         ),
     ),
     Run(
         (
             Slip(
-                f"{SUBSTITUTE} is in no registry",
-                {"kube-rbac-proxy/replaced": rf"{SUBSTITUTE}.*(ErrImagePull|ImagePullBackOff)"},
+                f"{' and '.join(SUBSTITUTES)} are in no registry",
+                {"kube-rbac-proxy/replaced": r"kube-rbac-proxy:v0\.8\.0.*(ErrImagePull|ImagePullBackOff)"},
             ),
         ),
-        bundle=(Withhold(SUBSTITUTE),),
+        bundle=tuple(map(Withhold, SUBSTITUTES)),
     ),
     Run(
         (
