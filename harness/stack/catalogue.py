@@ -14,6 +14,7 @@ from harness.stack import (
     images,
     olm,
     operator,
+    priority,
     registry,
 )
 
@@ -24,6 +25,7 @@ LAYERS: Mapping[str, Layer] = {
     layer.name: layer
     for layer in (
         images.LAYER,
+        priority.LAYER,
         cert_manager.LAYER,
         olm.CONTROLLERS_LAYER,
         olm.LAYER,
