@@ -13,7 +13,7 @@ from typing import Literal
 from harness.acceptance import contradictions
 from harness.errors import HarnessError, UsageError
 from harness.given import FOUND, PYTEST, UP, Check, Given, flag
-from harness.ownership import is_run_id, is_stack_name
+from harness.ownership import is_stack_name
 from harness.profile import OVERRIDES
 
 CLUSTERS = ("k3s", "kind", "existing")
@@ -88,13 +88,6 @@ def _stack_name(option: str) -> Check:
         )
 
     return check
-
-
-def _beside(given: Given) -> UsageError | None:
-    run_id = given.get("beside")
-    if not run_id or is_run_id(run_id):
-        return None
-    return UsageError(f"--beside {run_id!r} is no run id", "`runner-conformance status` lists them")
 
 
 def _name(given: Given) -> UsageError | None:
@@ -311,14 +304,6 @@ OPTIONS: tuple[Option, ...] = (
         programs=(PYTEST,),
     ),
     Option("name", "name of the stack to keep", metavar="NAME", check=_name),
-    Option(
-        "beside",
-        "`down` of that run removes this one too",
-        metavar="RUN_ID",
-        check=_beside,
-        carried=False,
-        programs=(UP,),
-    ),
     Option("report_dir", "where reports go", "path", default="report", programs=(PYTEST,)),
     Option(
         "history",
