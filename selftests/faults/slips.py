@@ -99,13 +99,6 @@ RUNS: tuple[Run, ...] = (
                 "exit 0",
             ),
             Slip(
-                "no limit of memory in config.toml",
-                {"daemonless/limits": r"its limits are \{'cpu': '1'\}"},
-                "fixtures/files/limited-config.toml",
-                '    memory_limit = "512Mi"\n',
-                "",
-            ),
-            Slip(
                 "the other job has the Runner's tag",
                 {"pipeline/other-tag": "the job is (running|success|failed)"},
                 "fixtures/files/gitlab-ci-other-tag.yml",
