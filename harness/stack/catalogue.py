@@ -14,7 +14,6 @@ from harness.stack import (
     images,
     olm,
     operator,
-    priority,
     registry,
 )
 
@@ -25,7 +24,6 @@ LAYERS: Mapping[str, Layer] = {
     layer.name: layer
     for layer in (
         images.LAYER,
-        priority.LAYER,
         cert_manager.LAYER,
         olm.CONTROLLERS_LAYER,
         olm.LAYER,
