@@ -25,6 +25,23 @@ def test_of(outcome: str) -> str:
     return {spec.id: spec.nodeid for spec in declared()}[outcome]
 
 
+def by_way_of(red: str, blocked: Collection[str]) -> list[str]:
+    """``blocked``, and the outcomes by way of which they need ``red``: without these a run can't know it."""
+    needs = {spec.id: spec.needs for spec in declared()}
+
+    def stands_on(outcome: str) -> bool:
+        return outcome == red or any(map(stands_on, needs[outcome]))
+
+    found: list[str] = []
+    ahead = list(blocked)
+    while ahead:
+        outcome = ahead.pop()
+        if outcome not in found and outcome != red and stands_on(outcome):
+            found.append(outcome)
+            ahead += needs[outcome]
+    return sorted(found)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a run ended: exit code, what it printed, and conformance.json where it came to one."""

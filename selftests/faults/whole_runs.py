@@ -11,7 +11,7 @@ from selftests.faults import strike
 from selftests.faults.blocked import blocked_by
 from selftests.faults.catalogue import FAULTS, FaultTarget, inject
 from selftests.faults.fault import REFUSED, Fault
-from selftests.faults.run import Ended, Wanted, beside, run_outcomes, test_of, wrong_with
+from selftests.faults.run import Ended, Wanted, beside, by_way_of, run_outcomes, test_of, wrong_with
 from selftests.faults.seen import Record, Seen
 
 SHOWN_BY = {
@@ -61,7 +61,7 @@ def _see(fault: Fault, bundle: Path, scratch: Path, record: Record) -> None:
         *arguments,
         "--artifacts",
         str(own),
-        *map(test_of, (shown_by, *blocked)),
+        *map(test_of, (shown_by, *by_way_of(fault.red, blocked))),
         report=scratch / "report",
         environment=environment,
     )

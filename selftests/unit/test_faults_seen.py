@@ -13,7 +13,7 @@ from selftests.faults.blocked import BLOCKED, blocked_by
 from selftests.faults.breakages import BREAKAGES
 from selftests.faults.catalogue import FAULTS
 from selftests.faults.page import PAGE, catalogue, render
-from selftests.faults.run import Ended, Wanted, beside, wrong_with
+from selftests.faults.run import Ended, Wanted, beside, by_way_of, wrong_with
 from selftests.faults.seen import NO_REASON, Record, Seen, read_seen
 from selftests.faults.slips import RUNS
 from selftests.faults.surroundings import SURROUNDINGS
@@ -45,6 +45,16 @@ def test_what_another_outcome_needs_blocks_something() -> None:
     """But cluster DNS: only jobs need it, and a job says itself that it can't resolve a name."""
     needed = {need for spec in OUTCOMES.values() for need in spec.needs} - {"cluster/dns"}
     assert needed == set(BLOCKED)
+
+
+def test_a_run_has_the_outcomes_by_way_of_which_another_is_blocked() -> None:
+    assert by_way_of("olm/crds", ["olm/package"]) == [
+        "olm/catalog",
+        "olm/package",
+        "olm/packageserver",
+        "olm/rolled-out",
+    ]
+    assert by_way_of("olm/crds", []) == []
 
 
 @pytest.mark.parametrize(
