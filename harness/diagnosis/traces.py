@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.diagnosis.catalogue import classify
-from harness.diagnosis.facts import container_end, containers
+from harness.diagnosis.facts import container_end, containers, pod_facts
 from harness.diagnosis.model import Fact, Reason
 from harness.errors import Blame
 
@@ -178,4 +178,6 @@ def build_pod_facts(pod: Mapping[str, Any], services: Mapping[str, str]) -> list
             f"{'service' if name.startswith('svc-') else 'container'} {name} ({container.get('image', '')})"
         )
         found.append(Fact("service", here, text, str(ended.get("reason", "")), seen=pod))
+    if status.get("phase") == "Pending":  # the runner says only that time ran out, and has deleted it since
+        found += pod_facts({**pod, "metadata": {**pod["metadata"], "deletionTimestamp": None}})
     return found

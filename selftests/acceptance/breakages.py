@@ -244,7 +244,7 @@ def _no_cert_manager(lab: Lab) -> Iterator[None]:
 
 BREAKAGES = (
     Breakage("wrong GitLab URL", _wrong_url, {"runner/accepted": "http://gitlab.example.com"}, PRODUCT),
-    Breakage("CSV Failed", _csv_failed, {"operator/csv-succeeded": "found 'Failed'"}, PRODUCT),
+    Breakage("CSV Failed", _csv_failed, {"operator/csv-succeeded": "is Failed"}, PRODUCT),
     Breakage("controller 1/2", _controller_half, {"operator/controller": "1/2"}, PRODUCT),
     Breakage(
         "webhook without endpoints",

@@ -27,6 +27,7 @@ from harness.kube import Kube
 from selftests.faults.damaged import DAMAGED_BUNDLES, RUNNER
 from selftests.faults.fault import Fault
 from selftests.faults.steps import (
+    SUBSTITUTES,
     Corrupt,
     Create,
     Edit,
@@ -197,10 +198,13 @@ _OPERATOR = (
         r"BundleUnpack|DeadlineExceeded|ErrImagePull|ImagePullBackOff",
     ),
     _withheld("manager-withheld", f"{OPERATOR}:v1.15.1", "operator/controller"),
-    _withheld(
-        "proxy-substitute-withheld",
-        "docker.io/kubesphere/kube-rbac-proxy:v0.8.0",
+    Fault(
+        "proxy-substitutes-withheld",
+        f"{' and '.join(SUBSTITUTES)} are in no registry",
         "operator/controller",
+        NOT_PULLED,
+        Blame.PRODUCT,
+        bundle=tuple(map(Withhold, SUBSTITUTES)),
     ),
     Fault(
         "wrong-channel",
@@ -223,7 +227,7 @@ _OPERATOR = (
         "namespace operators has a second OperatorGroup",
         "operator/csv-succeeded",
         r"TooManyOperatorGroups",
-        Blame.PRODUCT,
+        Blame.ENVIRONMENT,
         stack=(
             Create(
                 {
@@ -242,6 +246,7 @@ _OPERATOR = (
             ),
         ),
         after="operator",
+        rule="olm/many-operator-groups",
     ),
     Fault(
         "metrics-for-everyone",
@@ -304,9 +309,17 @@ _RUNNER_AND_JOBS = (
         r"docker:20\.10\.7-dind",
     ),
     _withheld(
-        "docker-image-withheld", "docker.io/library/docker:latest", "pipeline/dind/succeeds", r"docker:latest"
+        "docker-image-withheld",
+        "docker.io/library/docker:25.0.0",
+        "pipeline/dind/succeeds",
+        r"docker:25\.0\.0",
     ),
-    _withheld("buildah-withheld", "quay.io/buildah/stable:latest", "daemonless/build/succeeds", r"buildah"),
+    _withheld(
+        "kaniko-withheld",
+        "gcr.io/kaniko-project/executor:v1.23.2-debug",
+        "daemonless/build/succeeds",
+        r"kaniko-project/executor",
+    ),
     _withheld("registry-image-withheld", "docker.io/library/registry:2", "provision/registry"),
     Fault(
         "job-rights-missing",

@@ -16,10 +16,8 @@ from fixtures.plugin.catalogue import ROOT
 from selftests.faults import strike
 from selftests.faults.run import Wanted, beside, run_outcomes, test_of, wrong_with
 from selftests.faults.seen import Record, Seen
-from selftests.faults.steps import BundleStep, Withhold, copy_bundle
+from selftests.faults.steps import SUBSTITUTES, BundleStep, Withhold, copy_bundle
 
-SUBSTITUTES = ("docker.io/kubesphere/kube-rbac-proxy:v0.8.0", "quay.io/brancz/kube-rbac-proxy:v0.8.0")
-"""All that the lab has of those that the profile names."""
 PRIVILEGED = "  [runners.kubernetes]\n    privileged = true\n"
 SOCKET = (
     "    [runners.kubernetes.volumes]\n      [[runners.kubernetes.volumes.host_path]]\n"

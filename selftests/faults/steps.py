@@ -19,6 +19,9 @@ from harness.gitlab.client import GitLabTarget, connect
 from harness.kube import Kube
 from harness.wait import wait_for
 
+SUBSTITUTES = ("docker.io/kubesphere/kube-rbac-proxy:v0.8.0", "quay.io/brancz/kube-rbac-proxy:v0.8.0")
+"""All that the lab has of the images that may replace kube-rbac-proxy."""
+
 _END_S = 10.0
 """A killed process is gone in milliseconds; on a busy host in seconds."""
 

@@ -248,7 +248,7 @@ NOT_READY = {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "No
             _status("ClusterServiceVersion", "gitlab-runner-operator.v1.15.1", phase="Failed"),
             "s04_operator",
             "operator/csv-succeeded",
-            "found 'Failed'",
+            "CSV gitlab-runner-operator.v1.15.1 is Failed",
             "operator/controller",
         ),
         (_half_a_controller, "s04_operator", "operator/controller", "is 1/2", "operator/crd"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fixtures import expect
+from fixtures.olm import assert_succeeded
+from harness.errors import Blame, HarnessError
 
 POD = {
     "apiVersion": "v1",
@@ -46,3 +48,22 @@ def test_all_wrong_fields_are_told_with_the_object_and_its_status():
 def test_a_missing_object_is_named():
     with pytest.raises(AssertionError, match="Secret s: is not there"):
         expect.fields(None, {"type": "Opaque"}, "Secret s")
+
+
+def csv(phase, reason, message=""):
+    status = {"phase": phase, "reason": reason, "message": message}
+    return {
+        "kind": "ClusterServiceVersion",
+        "metadata": {"name": "x", "namespace": "operators"},
+        "status": status,
+    }
+
+
+def test_a_csv_that_failed_is_explained_by_what_olm_says():
+    two = csv("Failed", "TooManyOperatorGroups", "csv created in namespace with multiple operatorgroups")
+    with pytest.raises(HarnessError, match="CSV x is Failed: TooManyOperatorGroups") as caught:
+        assert_succeeded(two, "CSV x")
+    assert (caught.value.reason_id, caught.value.blame) == ("olm/many-operator-groups", Blame.ENVIRONMENT)
+    with pytest.raises(AssertionError, match=r"status\.phase"):
+        assert_succeeded(csv("Replacing", "BeingReplaced"), "CSV x")
+    assert assert_succeeded(csv("Succeeded", "InstallSucceeded"), "CSV x")["status"]["phase"] == "Succeeded"

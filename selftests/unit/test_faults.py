@@ -98,7 +98,8 @@ def test_a_withheld_image_is_gone_by_tag_and_digest_and_its_neighbours_stay(
 ) -> None:
     ref = ImageRef.parse("docker.io/library/docker:latest")
     digest = Storage(bundle / "registry").digest(ref)
-    inject(FAULTS["docker-image-withheld"], FaultTarget(bundle=bundle, out=tmp_path / "out"))
+    inject(Fault("none", "", "", ""), FaultTarget(bundle=bundle, out=tmp_path / "out"))
+    Withhold(str(ref)).damage(tmp_path / "out")
     left = Storage(tmp_path / "out/registry")
     assert "latest" not in left.tags(ref.repository)
     assert not _served(left, ImageRef(ref.repository, digest=digest))

@@ -187,6 +187,31 @@ def test_an_evicted_build_pod_is_the_reason_not_that_it_is_gone() -> None:
     assert (found.id, found.blame) == ("schedule/evicted", Blame.ENVIRONMENT)
 
 
+@pytest.mark.parametrize(
+    ("reason", "message", "rule", "blame"),
+    [
+        ("ErrImagePull", "rpc error: helper:v1: not found", "pull/not-found", Blame.PRODUCT),
+        ("ErrImagePull", "dial tcp 10.0.0.1:443: i/o timeout", "pull/unreachable", Blame.ENVIRONMENT),
+        ("CreateContainerConfigError", 'secret "x" not found', "container/config", Blame.PRODUCT),
+    ],
+)
+def test_what_a_pod_waited_for_when_the_runners_time_ran_out(
+    reason: str, message: str, rule: str, blame: Blame
+) -> None:
+    """Of an init container (the helper's image) gitlab-runner says only that the pod did not start."""
+    log = prepare(WAITING, error="waiting for pod running: timed out waiting for pod to start")
+    waiting = {"name": "init-permissions", "image": "helper:v1"}
+    waiting["state"] = {"waiting": {"reason": reason, "message": message}}  # type: ignore[assignment]
+    pod = {
+        "metadata": {"name": "runner-x", "namespace": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"containers": []},
+        "status": {"phase": "Pending", "initContainerStatuses": [waiting]},
+    }
+    found = why_job_failed(log, "runner_system_failure", "job x", pod)
+    assert (found.id, found.blame) == (rule, blame)
+    assert "ci/pod-slow" in {it.id for it in found.others}
+
+
 def test_a_reader_sees_no_marks() -> None:
     assert "\x1b" not in plain(NO_DAEMON)
     assert "section_" not in plain(stamped(NO_DAEMON))

@@ -6,7 +6,7 @@ import pytest
 
 from fixtures import expect
 from fixtures.cluster import refused_with
-from fixtures.olm import CATALOG_SOURCE, CSV, crds
+from fixtures.olm import CATALOG_SOURCE, CSV, assert_succeeded, crds
 from fixtures.plugin.outcomes import NotApplicable
 from fixtures.stack import Reached
 from fixtures.workloads import assert_rolled_out
@@ -55,10 +55,9 @@ def test_the_package_server_has_succeeded(olm: Kube, places: Places, reached: Re
     How-to, "Installing OLM": "Package server phase: Succeeded, deployment "packageserver" successfully rolled
     out"; `bash -s v0.26.0`.
     """
-    csv = olm.get(CSV, "packageserver", places.olm)
-    expect.fields(csv, {"status.phase": "Succeeded"}, "CSV packageserver")
+    csv = assert_succeeded(olm.get(CSV, "packageserver", places.olm), "CSV packageserver")
     assert_rolled_out(olm, places.olm, "packageserver")
-    reached("olm", f"v{expect.there(csv, 'CSV packageserver')['spec']['version']}")
+    reached("olm", f"v{csv['spec']['version']}")
 
 
 @pytest.mark.outcome("olm/catalog", needs=["olm/rolled-out"])

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from fixtures import expect
+from fixtures.olm import assert_succeeded
 from fixtures.operator import (
     INSTALL_PLAN,
     SUBSCRIPTION,
@@ -168,7 +169,8 @@ def test_the_csv_has_succeeded(csv: Object) -> None:
 
     How-to, "Looking at the installed operator": "PHASE Succeeded".
     """
-    expect.fields(csv, {"status.phase": "Succeeded", "status.reason": "InstallSucceeded"})
+    assert_succeeded(csv, f"CSV {csv['metadata']['name']}")
+    expect.fields(csv, {"status.reason": "InstallSucceeded"})
 
 
 @pytest.mark.outcome("operator/metrics", needs=["operator/controller"])
