@@ -155,6 +155,11 @@ def _without_hint(line: str) -> str:
     return line.partition(". Check https://docs.gitlab.com/")[0].strip()
 
 
+def _has_the_hosts_docker(pod: Mapping[str, Any]) -> bool:
+    volumes = pod.get("spec", {}).get("volumes") or ()
+    return any((it.get("hostPath") or {}).get("path", "").endswith("/docker.sock") for it in volumes)
+
+
 def build_pod_facts(pod: Mapping[str, Any], services: Mapping[str, str]) -> list[Fact]:
     """How a build pod and its services ended, as it was last seen."""
     status = pod.get("status", {})
@@ -171,6 +176,8 @@ def build_pod_facts(pod: Mapping[str, Any], services: Mapping[str, str]) -> list
             continue
         if not name.startswith("svc-") and ended.get("reason") not in _NEVER_RAN:
             continue
+        if name.startswith("svc-") and _has_the_hosts_docker(pod):
+            continue  # where the host's socket is mounted a daemon can't listen, and the job asks the host's
         text = container_end(ended)
         if services.get(name):
             text = f"{text}: {services[name]}"

@@ -179,6 +179,19 @@ def test_the_end_of_a_service_says_more_than_the_clients_complaint() -> None:
     assert any(other.id == "ci/no-daemon" for other in found.others)
 
 
+def test_a_service_that_ended_beside_the_hosts_docker_is_not_the_reason() -> None:
+    """The how-to's job has its docker-dind service also with docker.sock, where it can't listen."""
+    pod = build_pod("svc-0", "Error", 1)
+    pod["spec"]["volumes"] = [{"name": "docker", "hostPath": {"path": "/var/run/docker.sock"}}]
+    said = {
+        "svc-0": "mount: permission denied (are you root?) / can't create unix socket /var/run/docker.sock"
+    }
+    refused = script("Error response: x509: certificate signed by unknown authority")
+    found = why_job_failed(refused, "script_failure", "job x", pod, said)
+    assert (found.id, found.blame) == ("ci/untrusted", Blame.ENVIRONMENT)
+    assert "ci/dind-needs-privilege" not in {it.id for it in found.others}
+
+
 def test_an_evicted_build_pod_is_the_reason_not_that_it_is_gone() -> None:
     gone = '\x1b[31;1mERROR: Job failed (system failure): pods "runner-x" not found\x1b[0;m\n'
     evicted = build_pod("build", "Completed", 0)
