@@ -382,8 +382,8 @@ SURROUNDINGS: tuple[Breakage, ...] = (
     _mirror("is gone", "pull/unreachable", "connection refused", _registry_gone),
     Breakage("Deployment olm-operator scaled to 0", {"olm/rolled-out": "0 replicas"},
              scaled("olm-operator", "olm"), rule="container/scaled-down", blame=PRODUCT),
-    Breakage("the embedded GitLab refuses connections", {"runner/online": "does not answer"}, _gitlab_refuses,
-             rule="gitlab/embedded", blame=ENVIRONMENT, limit_s=15.0),
+    Breakage("the embedded GitLab refuses connections", {"runner/online": "can.t be reached"},
+             _gitlab_refuses, rule="gitlab/unreachable", blame=ENVIRONMENT, limit_s=15.0),
     Breakage("an evicted pod beside the one that took its place", {}, _evicted,
              green=("cert-manager/deployments", "cert-manager/certificate-issued")),
 )  # fmt: skip
