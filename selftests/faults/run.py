@@ -29,14 +29,14 @@ def by_way_of(red: str, blocked: Collection[str]) -> list[str]:
     """``blocked``, and the outcomes by way of which they need ``red``: without these a run can't know it."""
     needs = {spec.id: spec.needs for spec in declared()}
 
-    def stands_on(outcome: str) -> bool:
-        return outcome == red or any(map(stands_on, needs[outcome]))
+    def needs_red(outcome: str) -> bool:
+        return outcome == red or any(map(needs_red, needs[outcome]))
 
     found: list[str] = []
     ahead = list(blocked)
     while ahead:
         outcome = ahead.pop()
-        if outcome not in found and outcome != red and stands_on(outcome):
+        if outcome not in found and outcome != red and needs_red(outcome):
             found.append(outcome)
             ahead += needs[outcome]
     return sorted(found)
