@@ -89,6 +89,12 @@ def _withheld(name: str, ref: str, red: str, reason: str = NOT_PULLED) -> Fault:
     return Fault(name, f"{ref} is in no registry", red, reason, Blame.PRODUCT, bundle=(Withhold(ref),))
 
 
+def _without(name: str, refs: tuple[str, ...], red: str, reason: str, blame: Blame = Blame.PRODUCT) -> Fault:
+    """All that may stand in one another's place are gone."""
+    what = f"{' and '.join(refs)} are in no registry"
+    return Fault(name, what, red, reason, blame, bundle=tuple(map(Withhold, refs)))
+
+
 _CLUSTER = (
     Fault(
         "k3s-is-no-k3s",
@@ -198,13 +204,12 @@ _OPERATOR = (
         r"BundleUnpack|DeadlineExceeded|ErrImagePull|ImagePullBackOff",
     ),
     _withheld("manager-withheld", f"{OPERATOR}:v1.15.1", "operator/controller"),
-    Fault(
+    _without(
         "proxy-substitutes-withheld",
-        f"{' and '.join(SUBSTITUTES)} are in no registry",
+        SUBSTITUTES,
         "operator/controller",
-        NOT_PULLED,
-        Blame.PRODUCT,
-        bundle=tuple(map(Withhold, SUBSTITUTES)),
+        r"the bundle \S+ has no image docker\.io/kubesphere/kube-rbac-proxy",
+        Blame.ENVIRONMENT,
     ),
     Fault(
         "wrong-channel",
@@ -308,17 +313,21 @@ _RUNNER_AND_JOBS = (
         "pipeline/dind/succeeds",
         r"docker:20\.10\.7-dind",
     ),
-    _withheld(
-        "docker-image-withheld",
-        "docker.io/library/docker:25.0.0",
+    _without(
+        "docker-images-withheld",
+        ("docker.io/library/docker:25.0.0", "docker.io/library/docker:latest"),
         "pipeline/dind/succeeds",
-        r"docker:25\.0\.0",
+        r"docker:latest",
     ),
-    _withheld(
-        "kaniko-withheld",
-        "gcr.io/kaniko-project/executor:v1.23.2-debug",
+    _without(
+        "builders-withheld",
+        (
+            "gcr.io/kaniko-project/executor:v1.23.2-debug",
+            "gcr.io/kaniko-project/executor:debug",
+            "quay.io/buildah/stable:latest",
+        ),
         "daemonless/build/succeeds",
-        r"kaniko-project/executor",
+        r"buildah",
     ),
     _withheld("registry-image-withheld", "docker.io/library/registry:2", "provision/registry"),
     Fault(
