@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench lab", description=__doc__)
     parser.add_argument("--kubernetes", default="1.28")
     parser.add_argument(
-        "--cold", action="store_true", help="also from nothing: takes twenty minutes on a quiet machine"
+        "--cold", action="store_true", help="also from nothing: takes half an hour on a quiet machine"
     )
     parser.add_argument(
         "--caches",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.diagnosis import Fact, Reason, classify
 from harness.kube import Object
 from harness.profile import Profile
 from harness.versions import facts
@@ -27,6 +28,15 @@ def containers(csv: Mapping[str, Any]) -> Iterator[Object]:
 def webhooks(csv: Mapping[str, Any]) -> list[str]:
     """The names of its webhooks; an operator may have none."""
     return sorted(str(it["generateName"]) for it in csv["spec"].get("webhookdefinitions") or ())
+
+
+def why_not_succeeded(csv: Mapping[str, Any]) -> Reason | None:
+    """What a rule knows of the phase, reason and message that OLM gives; None where none does."""
+    metadata, status = csv["metadata"], csv.get("status", {})
+    said = (status.get("phase", "without a phase"), status.get("reason"), status.get("message"))
+    text = f"CSV {metadata['name']} is {': '.join(it for it in said if it)}"
+    where = f"namespace {metadata.get('namespace', '')}"
+    return classify([Fact("condition", where, text, subject=metadata["name"], seen=csv)])
 
 
 def helper_image(csv: Mapping[str, Any], profile: Profile) -> str:

@@ -14,6 +14,7 @@ from harness.diagnosis import Fact, Reason, classify
 from harness.errors import EnvironmentProblem
 from harness.kube import Object
 from harness.stack import Layer, StackContext
+from harness.stack import csv as csv_says
 from harness.stack.common import (
     DEPLOYMENT,
     POD,
@@ -113,9 +114,12 @@ def wait_csv(
 
     def hopeless(csv: Object | None) -> Reason | None:
         status = (csv or {}).get("status", {})
-        if status.get("phase") == "Failed" and status.get("reason") not in passing_failures:
-            text = f"CSV {name} is Failed: {status.get('reason')}: {status.get('message')}"
-            return classify([Fact("condition", f"namespace {namespace}", text, subject=name, seen=csv or {})])
+        if (
+            csv is not None
+            and status.get("phase") == "Failed"
+            and status.get("reason") not in passing_failures
+        ):
+            return csv_says.why_not_succeeded(csv)
         return _deployments_hopeless(ctx, namespace, csv)
 
     found = wait_for(

@@ -84,15 +84,17 @@ def inject(fault: Fault, target: FaultTarget) -> None:
             blow.strike(target.stack)
 
 
-def _withheld(name: str, ref: str, red: str, reason: str = NOT_PULLED) -> Fault:
-    """An upstream image that is gone: the registry answers, so the network is not to blame."""
-    return Fault(name, f"{ref} is in no registry", red, reason, Blame.PRODUCT, bundle=(Withhold(ref),))
-
-
-def _without(name: str, refs: tuple[str, ...], red: str, reason: str, blame: Blame = Blame.PRODUCT) -> Fault:
-    """All that may stand in one another's place are gone."""
-    what = f"{' and '.join(refs)} are in no registry"
-    return Fault(name, what, red, reason, blame, bundle=tuple(map(Withhold, refs)))
+def _withheld(
+    name: str,
+    refs: str | tuple[str, ...],
+    red: str,
+    reason: str = NOT_PULLED,
+    blame: Blame = Blame.PRODUCT,
+) -> Fault:
+    """An upstream image that is gone, with all that may stand in its place: the registry itself answers."""
+    gone = (refs,) if isinstance(refs, str) else refs
+    what = f"{' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} in no registry"
+    return Fault(name, what, red, reason, blame, bundle=tuple(map(Withhold, gone)))
 
 
 _CLUSTER = (
@@ -204,7 +206,7 @@ _OPERATOR = (
         r"BundleUnpack|DeadlineExceeded|ErrImagePull|ImagePullBackOff",
     ),
     _withheld("manager-withheld", f"{OPERATOR}:v1.15.1", "operator/controller"),
-    _without(
+    _withheld(
         "proxy-substitutes-withheld",
         SUBSTITUTES,
         "operator/controller",
@@ -313,13 +315,13 @@ _RUNNER_AND_JOBS = (
         "pipeline/dind/succeeds",
         r"docker:20\.10\.7-dind",
     ),
-    _without(
+    _withheld(
         "docker-images-withheld",
         ("docker.io/library/docker:25.0.0", "docker.io/library/docker:latest"),
         "pipeline/dind/succeeds",
         r"docker:latest",
     ),
-    _without(
+    _withheld(
         "builders-withheld",
         (
             "gcr.io/kaniko-project/executor:v1.23.2-debug",

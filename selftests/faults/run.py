@@ -14,32 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.plugin.catalogue import ROOT, declared
+from fixtures.plugin.outcomes import Spec
 from selftests.faults.seen import NO_REASON, first_line, seconds_of
 
 RUN_TIMEOUT_S = 900
 
 
 @cache
+def _outcomes() -> Mapping[str, Spec]:
+    return {spec.id: spec for spec in declared()}
+
+
 def test_of(outcome: str) -> str:
     """The node id of the test that verifies an outcome."""
-    return {spec.id: spec.nodeid for spec in declared()}[outcome]
+    return _outcomes()[outcome].nodeid
+
+
+def needs_of(outcome: str) -> set[str]:
+    """What the outcome needs, if only by way of others."""
+    direct = _outcomes()[outcome].needs
+    return {*direct, *(further for it in direct for further in needs_of(it))}
 
 
 def by_way_of(red: str, blocked: Collection[str]) -> list[str]:
     """``blocked``, and the outcomes by way of which they need ``red``: without these a run can't know it."""
-    needs = {spec.id: spec.needs for spec in declared()}
-
-    def needs_red(outcome: str) -> bool:
-        return outcome == red or any(map(needs_red, needs[outcome]))
-
-    found: list[str] = []
-    ahead = list(blocked)
-    while ahead:
-        outcome = ahead.pop()
-        if outcome not in found and outcome != red and needs_red(outcome):
-            found.append(outcome)
-            ahead += needs[outcome]
-    return sorted(found)
+    ahead = {*blocked, *(need for it in blocked for need in needs_of(it))}
+    return sorted(it for it in ahead if red in needs_of(it))
 
 
 @dataclass(frozen=True)

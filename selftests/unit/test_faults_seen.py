@@ -13,7 +13,7 @@ from selftests.faults.blocked import BLOCKED, blocked_by
 from selftests.faults.breakages import BREAKAGES
 from selftests.faults.catalogue import FAULTS
 from selftests.faults.page import PAGE, catalogue, render
-from selftests.faults.run import Ended, Wanted, beside, by_way_of, wrong_with
+from selftests.faults.run import Ended, Wanted, beside, by_way_of, needs_of, wrong_with
 from selftests.faults.seen import NO_REASON, Record, Seen, read_seen
 from selftests.faults.slips import RUNS
 from selftests.faults.surroundings import SURROUNDINGS
@@ -32,13 +32,8 @@ LIMIT_S = {it.what: it.limit_s for it in (*BREAKAGES, *SURROUNDINGS)}
 def test_what_must_be_blocked_is_said_for_every_red_outcome(red: str) -> None:
     """And the tests declare to need what blocks them, if only by way of others."""
     for blocked in blocked_by(red, SECTIONS):
-        assert red in _needs(blocked), f"{blocked} does not need {red}"
+        assert red in needs_of(blocked), f"{blocked} does not need {red}"
     assert blocked_by(red, frozenset()) == ()
-
-
-def _needs(outcome: str) -> set[str]:
-    direct = OUTCOMES[outcome].needs
-    return {*direct, *(further for it in direct for further in _needs(it))}
 
 
 def test_what_another_outcome_needs_blocks_something() -> None:
