@@ -19,13 +19,14 @@ from cryptography import x509
 from harness.artifacts.registry_server import RegistryServer
 from harness.cluster import K3sCluster
 from harness.gitlab.certificates import issue
-from harness.kube import Object
+from harness.kube import Kube, Object
 from harness.wait import wait_for
 from selftests.faults.steps import stop_registry
 from selftests.faults.ways import DEPLOYMENT, Break, Breakage, Stacks, created, image, node, patch, scaled
 
 CHECKS = "runner-conformance-checks"
 CERT_MANAGER = "cert-manager"
+CONTROLLER = "cert-manager"
 CAINJECTOR = "cert-manager-cainjector"
 ENVIRONMENT, PRODUCT = "environment", "product"
 _SHOWS_WITHIN_S = 60.0
@@ -297,24 +298,46 @@ def _gitlab_refuses(stacks: Stacks) -> Iterator[None]:
 
 @contextmanager
 def _evicted(stacks: Stacks) -> Iterator[None]:
-    """cert-manager's controller was evicted, and its replacement runs: the Failed pod stays beside it."""
-    kube, label = stacks.kube, "app=cert-manager"
-    (pod,) = kube.list("v1/Pod", CERT_MANAGER, label_selector=label)
-    name = pod["metadata"]["name"]
-    gone = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
-    kube.patch("v1/Pod", name, CERT_MANAGER, {"status": gone}, subresource="status")
-    wait_for(
-        lambda: kube.list("v1/Pod", CERT_MANAGER, label_selector=label),
-        ready=lambda pods: (
-            len(pods) == 2 and any(_ready(it) for it in pods if it["metadata"]["name"] != name)
-        ),
-        what="another controller runs beside the evicted one",
-        timeout_s=_SHOWS_WITHIN_S,
-    )
+    """cert-manager's controller writes more than it may: the kubelet evicts it, and leaves the Failed pod."""
+    kube, cluster = stacks.kube, stacks.stack.cluster
+    assert isinstance(cluster, K3sCluster)
+    kube.patch(DEPLOYMENT, CONTROLLER, CERT_MANAGER, _ephemeral_storage("1Mi"))
+    name, uid = _await_pod(kube, "the limit is in force", lambda it: _ready(it) and _is_limited(it))
+    logs = f"/var/log/pods/{CERT_MANAGER}_{name}_{uid}"
+    done = cluster.node_shell(["dd", "if=/dev/zero", f"of={logs}/much", "bs=1M", "count=8"])
+    assert done.returncode == 0, done.stderr
+    _await_pod(kube, "the kubelet evicts it", lambda it: it["status"].get("reason") == "Evicted")
+    _await_pod(kube, "another runs in its place", _ready)
     try:
         yield
     finally:
         kube.delete("v1/Pod", name, CERT_MANAGER)
+        kube.patch(DEPLOYMENT, CONTROLLER, CERT_MANAGER, _ephemeral_storage(None))
+        _await_pod(kube, "the limit is gone", lambda it: _ready(it) and not _is_limited(it))
+
+
+def _ephemeral_storage(limit: str | None) -> list[Object]:
+    path = "/spec/template/spec/containers/0/resources"
+    value = {"limits": {"ephemeral-storage": limit}} if limit else {}
+    return [{"op": "add", "path": path, "value": value}]
+
+
+def _await_pod(kube: Kube, what: str, settled: Callable[[Object], bool]) -> tuple[str, str]:
+    """Name and uid of a pod of the controller for which it is so."""
+    found = wait_for(
+        lambda: [
+            it for it in kube.list("v1/Pod", CERT_MANAGER, label_selector="app=cert-manager") if settled(it)
+        ],
+        ready=bool,
+        what=what,
+        timeout_s=_SHOWS_WITHIN_S,
+    )
+    return found[0]["metadata"]["name"], found[0]["metadata"]["uid"]
+
+
+def _is_limited(pod: Object) -> bool:
+    resources = pod["spec"]["containers"][0].get("resources") or {}
+    return "ephemeral-storage" in (resources.get("limits") or {})
 
 
 def _ready(pod: Object) -> bool:

@@ -37,6 +37,17 @@ def test_a_pod_that_backs_off_is_kept_with_what_the_pull_said(tmp_path, between)
     assert why_job_failed(TIMED_OUT, "runner_system_failure", "job x", pod).id == "pull/not-found"
 
 
+def test_a_pod_deleted_before_it_ran_is_kept_as_it_waited(tmp_path):
+    deleted = waiting("ErrImagePull", NOT_FOUND)
+    deleted["metadata"]["deletionTimestamp"] = "2026-11-28T00:00:00Z"
+    unknown = {"reason": "ContainerStatusUnknown", "exitCode": 137}
+    ended = {"name": "init-permissions", "image": "helper:v1", "state": {"terminated": unknown}}
+    deleted["status"] = {"phase": "Failed", "initContainerStatuses": [ended]}  # by the kubelet since 1.27
+    recorder = PodRecorder(None, "n", tmp_path)  # type: ignore[arg-type]
+    recorder._write_all([waiting("ErrImagePull", NOT_FOUND), deleted])
+    assert why_job_failed(TIMED_OUT, "runner_system_failure", "job x", recorded(tmp_path, 7)).id == "pull/not-found"
+
+
 def test_a_pod_whose_pull_was_never_seen_to_fail_is_kept_as_it_is(tmp_path):
     back_off = waiting("ImagePullBackOff", 'Back-off pulling image "helper:v1"')
     PodRecorder(None, "n", tmp_path)._write_all([back_off])  # type: ignore[arg-type]
