@@ -41,6 +41,7 @@ from harness.journal import (
 from harness.kube import Kube
 from harness.options import ProvisionOptions, check_options
 from harness.ownership import new_run_id, stack_dir, state_home
+from harness.patience import patience
 from harness.plan import Plan
 from harness.profile import Profile, load_profile
 from harness.proxy import for_node
@@ -327,6 +328,7 @@ class Provisioner:
 
 def check_host(options: ProvisionOptions, state_dir: Path) -> None:
     """What the run needs of this host.  Raises EnvironmentProblem for the first thing that it lacks."""
+    patience()  # what it says is checked
     check_open_files()
     check_state_home(state_home())
     if options.cluster == "k3s":

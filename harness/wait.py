@@ -28,6 +28,7 @@ from harness.diagnosis import Fact, Patience, Reason, classify, with_others
 from harness.errors import Blame, Cancelled, HarnessError
 from harness.follow import Follower
 from harness.kube import ApiError, KindUnknown, Kube, Object
+from harness.patience import patience
 from harness.redact import redact
 
 log = logging.getLogger("harness.wait")
@@ -142,13 +143,14 @@ def wait_for(
     ``read`` is raised as it is. ``hopeless`` gives a reason that ends the wait once it has lasted as long as
     its rule asks for (a plain sentence: at once). ``watch`` names what wakes the wait (needs ``kube``),
     ``about`` the pods and events that explain a failure (default: the namespaces watched; empty: none).
-    ``progress`` hears transitions, and a heartbeat every 15 s.
+    ``progress`` hears transitions, and a heartbeat every 15 s. All limits are stretched by harness.patience.
 
     Raises WaitError when hopeless or after ``timeout_s`` seconds; Cancelled when ``cancelled`` is set.
     """
     watched = tuple(watch)
     scopes = tuple(about) if about is not None else _scopes(watched)
-    one = _Wait(read, ready, hopeless, what, timeout_s, kube, scopes, describe or _describe, progress, clock)
+    limit_s = timeout_s * patience()
+    one = _Wait(read, ready, hopeless, what, limit_s, kube, scopes, describe or _describe, progress, clock)
     pause_s = poll_s if poll_s is not None else (RELIST_S if watched and kube else POLL_S)
     with _wakened(kube, watched, clock) as changed:
         return one.run(changed, pause_s, cancelled or threading.Event())
@@ -172,7 +174,7 @@ class _Wait(Generic[T]):
         self.last: object = None
         self.state = ""
         self.failing: tuple[float, ApiError] | None = None
-        self.patience, self.closer = Patience(), self.begin
+        self.patience, self.closer = Patience(patience()), self.begin
         self.around = self.begin + LOOK_AROUND_S
         heartbeat = self.begin + HEARTBEAT_S
         self.matter: Reason | None = None
@@ -256,7 +258,11 @@ class _Wait(Generic[T]):
             self._fail(final, hopeless=True)
 
     def _give_up_if_over(self, now: float) -> None:
-        if self.failing and not self.failing[1].behind and now - self.failing[0] >= UNREACHABLE_LIMIT_S:
+        if (
+            self.failing
+            and not self.failing[1].behind
+            and now - self.failing[0] >= UNREACHABLE_LIMIT_S * patience()
+        ):
             self._fail(self.failing[1].why, hopeless=True, look=False)
         if now - self.begin >= self.timeout_s:
             self._fail(None, hopeless=False)

@@ -27,6 +27,7 @@ from harness.cluster.registries import LOCAL, registries_yaml
 from harness.environment import for_child
 from harness.errors import Blame, EnvironmentProblem, HarnessError, LeftoversError
 from harness.kube import ApiError, Kube, Object
+from harness.patience import patience
 from harness.wait import WaitError, wait_for
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ class K3sCluster:
     def _await_node(self) -> None:
         kube = Kube(self.kubeconfig)
         self._poll(
-            lambda: bool(kube.request("GET", "/readyz", timeout_s=_REQUEST_TIMEOUT_S)),
+            lambda: bool(kube.request("GET", "/readyz", timeout_s=_REQUEST_TIMEOUT_S * patience())),
             f"the API server of {self._name} answers",
             _API_TIMEOUT_S,
         )
@@ -207,7 +208,7 @@ class K3sCluster:
             self._give_up_if_ended()
             try:
                 found: Object = kube.request(
-                    "GET", f"/api/v1/nodes/{self._name}", timeout_s=_REQUEST_TIMEOUT_S
+                    "GET", f"/api/v1/nodes/{self._name}", timeout_s=_REQUEST_TIMEOUT_S * patience()
                 )
             except ApiError as error:
                 log.debug("%s", error.message)  # while k3s starts, or dies, any answer may come
@@ -244,6 +245,7 @@ class K3sCluster:
 
     def _poll(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
         """Wait for what comes without k3s telling; an API that doesn't answer yet is no error."""
+        timeout_s *= patience()
         deadline = time.monotonic() + timeout_s
         while True:
             reason = "not yet"

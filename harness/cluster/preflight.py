@@ -13,6 +13,7 @@ from harness.cluster import cgroups, linux, nat
 from harness.cluster.protocol import ClusterOptions
 from harness.errors import EnvironmentProblem, UsageError
 from harness.ownership import is_run_id
+from harness.patience import patience
 
 _TOOLS = {"nsenter": "util-linux", "mount": "util-linux", "tar": "tar"}
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
@@ -159,7 +160,7 @@ def _run(argv: list[str]) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_RUN_TIMEOUT_S,
+            timeout=_RUN_TIMEOUT_S * patience(),
             check=False,
         )
     except OSError as error:
@@ -169,6 +170,6 @@ def _run(argv: list[str]) -> str:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise EnvironmentProblem(
-            f"{' '.join(argv)} has not ended after {_RUN_TIMEOUT_S} s: this is no k3s"
+            f"{' '.join(argv)} has not ended after {_RUN_TIMEOUT_S * patience():.0f} s: this is no k3s"
         ) from error
     return done.stdout + done.stderr

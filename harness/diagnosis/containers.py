@@ -158,6 +158,17 @@ RULES: tuple[Rule, ...] = (
         rank=35,
     ),
     Rule(
+        "container/kubelet-late",
+        ("mount",),
+        r"failed to sync (secret|configmap) cache: timed out",
+        Blame.ENVIRONMENT,
+        "the node is behind: its kubelet has not yet read what the volume holds",
+        "see the load of the node",
+        None,
+        "the kubelet asks again by itself, and nothing has failed yet",
+        rank=59,
+    ),
+    Rule(
         "container/storage",
         ("mount",),
         r"timed out|deadline ?exceeded|connection refused|no route to host|input/output error"

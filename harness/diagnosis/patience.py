@@ -14,7 +14,9 @@ class Patience:
 
     GAP_S = 8.0
 
-    def __init__(self) -> None:
+    def __init__(self, factor: float = 1.0) -> None:
+        """``factor``: on a slow host everything lasts that much longer, what heals by itself too."""
+        self._factor = factor
         self._seen: dict[tuple[str, str], tuple[float, float]] = {}
 
     def final(self, reason: Reason | None, now: float) -> Reason | None:
@@ -22,9 +24,11 @@ class Patience:
         known = [reason, *reason.others] if reason is not None else []
         for it in known:
             since, last = self._seen.get(it.key, (now, now))
-            self._seen[it.key] = (since if now - last <= self.GAP_S else now, now)
+            self._seen[it.key] = (since if now - last <= self.GAP_S * self._factor else now, now)
         for it in known:
-            if it.final_after_s is not None and now - self._seen[it.key][0] >= it.final_after_s:
+            if it.final_after_s is None:
+                continue
+            if now - self._seen[it.key][0] >= it.final_after_s * self._factor:
                 return it if it is reason else _promoted(it, reason)
         return None
 

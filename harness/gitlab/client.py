@@ -20,6 +20,7 @@ from harness.errors import LeftoversError
 from harness.gitlab.errors import FAULTS, explain, gitlab_errors
 from harness.gitlab.pending import PendingJobs
 from harness.gitlab.target import GitLabTarget, check, connect
+from harness.patience import patience
 from harness.redact import Secret, redact, register
 
 __all__ = ["FINISHED", "GitLabSession", "GitLabTarget", "Made", "RunnerToken", "check", "connect"]
@@ -254,6 +255,7 @@ class GitLabSession:
         Ends at once when it has finished. Raises HarnessError when no runner will take a job (paused,
         removed), or after ``timeout_s``, with what every job waits for.
         """
+        timeout_s *= patience()
         end, said, pending = time.monotonic() + timeout_s, "", PendingJobs(self, pipeline)
         while True:
             with self._doing(f"following pipeline {pipeline.id}"):

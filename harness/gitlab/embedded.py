@@ -16,6 +16,7 @@ from harness.cluster.linux import start_ticks
 from harness.environment import for_child
 from harness.errors import EnvironmentProblem, SuiteDefect
 from harness.files import write_whole
+from harness.patience import patience
 from harness.redact import Secret, redact, register
 
 _START_S = 30.0
@@ -97,7 +98,7 @@ class EmbeddedGitLab:
 
     def _announced(self, child: subprocess.Popen[str]) -> str:
         assert child.stdout is not None
-        ready, _, _ = select.select([child.stdout], [], [], _START_S)
+        ready, _, _ = select.select([child.stdout], [], [], _START_S * patience())
         line = child.stdout.readline().strip() if ready else ""
         if line.startswith("listening on "):
             return line.removeprefix("listening on ")

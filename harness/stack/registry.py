@@ -18,6 +18,7 @@ from harness.errors import HarnessError, ProductFailure
 from harness.gitlab.certificates import issue
 from harness.gitlab.client import GitLabTarget
 from harness.kube import Object
+from harness.patience import patience
 from harness.stack import Layer, StackContext, gitlab
 from harness.stack.common import apply_all, deployments_ready, wait_deployment
 
@@ -168,7 +169,9 @@ def check_challenge(info: RegistryInfo, gitlab_url: str) -> None:
 
     trust = ssl.create_default_context(cafile=str(info.ca_file))
     try:
-        answer = httpx.get(f"{info.url}/v2/", verify=trust, timeout=_ANSWER_TIMEOUT_S, trust_env=False)
+        answer = httpx.get(
+            f"{info.url}/v2/", verify=trust, timeout=_ANSWER_TIMEOUT_S * patience(), trust_env=False
+        )
     except httpx.HTTPError as error:
         raise ProductFailure(
             f"the registry at {info.url} runs, but does not answer the host", evidence=str(error)

@@ -45,7 +45,10 @@ def test_a_pod_deleted_before_it_ran_is_kept_as_it_waited(tmp_path):
     deleted["status"] = {"phase": "Failed", "initContainerStatuses": [ended]}  # by the kubelet since 1.27
     recorder = PodRecorder(None, "n", tmp_path)  # type: ignore[arg-type]
     recorder._write_all([waiting("ErrImagePull", NOT_FOUND), deleted])
-    assert why_job_failed(TIMED_OUT, "runner_system_failure", "job x", recorded(tmp_path, 7)).id == "pull/not-found"
+    assert (
+        why_job_failed(TIMED_OUT, "runner_system_failure", "job x", recorded(tmp_path, 7)).id
+        == "pull/not-found"
+    )
 
 
 def test_a_pod_whose_pull_was_never_seen_to_fail_is_kept_as_it_is(tmp_path):

@@ -113,6 +113,23 @@ def test_storage_that_does_not_answer_is_not_the_products_fault() -> None:
     assert (found.id, found.blame) == ("container/storage", Blame.ENVIRONMENT)
 
 
+def test_a_kubelet_that_is_behind_ends_no_wait_however_long_it_takes() -> None:
+    """Seen on an emulated processor, of a registry that ran a moment later."""
+    words = (
+        'MountVolume.SetUp failed for volume "registry" : failed to sync secret cache: timed out waiting for'
+    )
+    found = classify([Fact("mount", "pod a/b", words, "FailedMount")])
+    assert found is not None
+    assert (found.id, found.blame, found.final_after_s) == ("container/kubelet-late", Blame.ENVIRONMENT, None)
+
+
+def test_patience_stretches_how_long_a_fault_must_last() -> None:
+    away, patience = reason_of(pod("ErrImagePull", "i/o timeout")), Patience(10.0)
+    for now in range(0, 400, 60):
+        assert patience.final(away, float(now)) is None
+    assert patience.final(away, 401.0) is away
+
+
 def test_what_the_network_does_may_mend_itself_and_what_a_registry_answered_does_not() -> None:
     """Three tries of the kubelet take 30 s: a registry that is away for a moment ends no wait."""
     away, gone = reason_of(pod("ErrImagePull", "i/o timeout")), reason_of(pod("ErrImagePull", "not found"))

@@ -12,8 +12,9 @@ import pytest
 from harness.diagnose import Scope
 from harness.diagnosis import Reason
 from harness.diagnosis.model import TRANSIENT_S
-from harness.errors import Blame, Cancelled
+from harness.errors import Blame, Cancelled, UsageError
 from harness.kube import ApiError, ApiUnreachable, KindUnknown, WatchExpired
+from harness.patience import VARIABLE, patience
 from harness.wait import HEARTBEAT_S, LOOK_AROUND_S, UNREACHABLE_LIMIT_S, WaitError, Watched, wait_for
 
 
@@ -344,3 +345,18 @@ def test_an_api_behind_the_api_server_that_is_silent_is_not_the_api_server_itsel
         wait_for(read, ready=lambda it: True, what="x", timeout_s=60, clock=clock)
     assert clock.time == pytest.approx(60, abs=1)
     assert caught.value.reason_id == "api/aggregated"
+
+
+def test_patience_stretches_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.wait.patience", lambda: 10.0)
+    with pytest.raises(WaitError, match=r"timed out after 50\.0 s"):
+        wait_for(lambda: 1, ready=lambda _: False, what="x", timeout_s=5.0, clock=FakeClock())
+
+
+@pytest.mark.parametrize("text", ["0.5", "ten", "1e9", "nan"])
+def test_a_patience_that_is_no_factor_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    patience.cache_clear()
+    with pytest.raises(UsageError, match="factor for time limits"):
+        patience()
+    patience.cache_clear()

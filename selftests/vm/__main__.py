@@ -18,6 +18,7 @@ from pathlib import Path
 from selftests.vm import image, machine
 
 #: The machine gets a copy: what is edited meanwhile is not what is tested.
+_EMULATED_PATIENCE = 10
 _NOT_COPIED = shutil.ignore_patterns(".git", ".tox", ".*_cache", "__pycache__", ".hypothesis")
 
 
@@ -34,6 +35,8 @@ def main() -> int:
     (out / "seen.json").unlink(missing_ok=True)
     made = image.build(words.cache)
     kernel_words = [f"conformance={words.sections}"] if words.sections else []
+    if words.accel == "tcg":
+        kernel_words.append(f"patience={_EMULATED_PATIENCE}")
     with tempfile.TemporaryDirectory(prefix="checkout-") as checkout:
         shutil.copytree(image.REPOSITORY, checkout, ignore=_NOT_COPIED, dirs_exist_ok=True)
         shares = machine.Shares(Path(checkout), words.bundle.resolve(), out)

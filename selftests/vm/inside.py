@@ -27,7 +27,9 @@ def main() -> None:
     _write(seen)
     before = _state()
     suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_sections(), f"--artifacts={BUNDLE}"]
-    done = subprocess.run([*suite, f"--report-dir={OUT / 'report'}"], cwd=CHECKOUT, check=False)
+    environment = {**os.environ, "RUNNER_CONFORMANCE_PATIENCE": _word("patience") or "1"}
+    report = f"--report-dir={OUT / 'report'}"
+    done = subprocess.run([*suite, report], cwd=CHECKOUT, check=False, env=environment)
     seen["suite"] = done.returncode
     after = _state()
     seen["left"] = {kind: sorted(found) for kind, found in difference(before, after).items()}
@@ -37,9 +39,14 @@ def main() -> None:
 
 def _sections() -> list[str]:
     """Directories of tests, from the kernel's command line: ``conformance=s01_cluster,s02_cert_manager``."""
-    words = Path("/proc/cmdline").read_text().split()
-    named = next((it.partition("=")[2] for it in words if it.startswith("conformance=")), "")
+    named = _word("conformance")
     return [str(CHECKOUT / "tests" / it) for it in named.split(",")] if named else [str(CHECKOUT / "tests")]
+
+
+def _word(name: str) -> str:
+    """A word ``name=…`` of the kernel's command line; empty if there is none."""
+    words = Path("/proc/cmdline").read_text().split()
+    return next((it.partition("=")[2] for it in words if it.startswith(f"{name}=")), "")
 
 
 def _host() -> dict[str, str]:
