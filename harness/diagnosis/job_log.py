@@ -152,7 +152,8 @@ RULES: tuple[Rule, ...] = (
         "ci/unreachable",
         r"i/o timeout|connection refused|no route to host|network is unreachable|deadline ?exceeded"
         r"|Client\.Timeout|TLS handshake timeout|connection reset|Connection timed out|Failed to connect to"
-        r"|Could not connect to server|request canceled while waiting|temporary error \(try again later\)",
+        r"|Could not connect to server|request canceled while waiting|temporary error \(try again later\)"
+        r"|download timed out|^EOF \(ERROR",
         "the job can't reach whom it asks",
         "see the way from the pods to that address: firewall, network policy, proxy",
         rank=61,
@@ -213,7 +214,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "ci/kubernetes-unreachable",
-        r"(Post|Get) \"https://[^\"]*/api/v1/[^\"]*\": dial tcp",
+        r"(Post|Get) \"https://[^\"]*/api/v1/[^\"]*\": (dial tcp|(unexpected )?EOF|read tcp|http2: )"
+        r"|etcdserver: ",
         "the runner can't reach the Kubernetes API",
         "see the way from the runner's pod to the API server",
         rank=68,
