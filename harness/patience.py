@@ -12,6 +12,8 @@ from functools import cache
 
 from harness.errors import UsageError
 
+OVERLOADED_PER_CPU = 4.0
+"""A load above this, and what is late may only be late."""
 VARIABLE = "RUNNER_CONFORMANCE_PATIENCE"
 MOST = 100.0
 
@@ -30,3 +32,11 @@ def patience() -> float:
             "set it to 10 for an emulated processor, or unset it",
         )
     return factor
+
+
+def slow_host() -> str:
+    """Why this host is slow, in words; empty where it is not."""
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load / cpus > OVERLOADED_PER_CPU:
+        return f"load of {load:.0f} on {cpus} CPUs, {load / cpus:.1f} per CPU"
+    return f"{VARIABLE}={patience():g} says that it is slow" if patience() > 1 else ""

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from harness.diagnosis import Fact, Patience, Reason, classify, with_others
 from harness.errors import Blame, Cancelled, HarnessError
 from harness.follow import Follower
 from harness.kube import ApiError, KindUnknown, Kube, Object
-from harness.patience import patience
+from harness.patience import patience, slow_host
 from harness.redact import redact
 
 log = logging.getLogger("harness.wait")
@@ -49,8 +48,6 @@ LOOK_CLOSER_S = 1.0
 """How often a wait asks whether there is still hope: that takes a handful of requests."""
 LOOK_AROUND_S = 5.0
 """How often it looks at everything in its namespaces, beside what it waits for."""
-OVERLOADED_PER_CPU = 4.0
-"""A load above this, and what is late may only be late."""
 MAX_OBJECT_CHARS = 4000
 MAX_OTHERS = 5
 
@@ -300,13 +297,9 @@ class _Wait(Generic[T]):
 
 
 def overloaded() -> Reason | None:
-    """That this host has so much to do that things are late, if it has."""
-    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
-    if load / cpus <= OVERLOADED_PER_CPU:
-        return None
-    return classify(
-        [Fact("node", "this host", f"load of {load:.0f} on {cpus} CPUs, {load / cpus:.1f} per CPU")]
-    )
+    """That this host is so slow that things are late, if it is."""
+    slow = slow_host()
+    return classify([Fact("node", "this host", slow)]) if slow else None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.diagnosis.model import LOGS, SEEN_TWICE_S, TRANSIENT_S, Fact, Rule
 from harness.errors import Blame
+from harness.patience import slow_host
 
 CRASHES_UNTIL_FINAL = 3
 """A container may lose a race once or twice while its peers start; after that it is broken."""
@@ -26,9 +27,19 @@ def limited_by_itself(fact: Fact) -> bool:
     return not limited_by_range(fact) and any("memory" in it for it in limits)
 
 
+def only_late(fact: Fact) -> bool:
+    """Its liveness probe had the kubelet end it, on a host that is slow."""
+    return "Liveness probe failed" in fact.text and bool(slow_host())
+
+
+def crashed(fact: Fact) -> bool:
+    """It has ended by a fault of its own."""
+    return not only_late(fact)
+
+
 def crashed_often(fact: Fact) -> bool:
-    """It has crashed as often as no race explains."""
-    return int(fact.seen.get("restartCount", 0)) >= CRASHES_UNTIL_FINAL
+    """The same, as often as no race explains."""
+    return crashed(fact) and int(fact.seen.get("restartCount", 0)) >= CRASHES_UNTIL_FINAL
 
 
 RULES: tuple[Rule, ...] = (
@@ -145,6 +156,19 @@ RULES: tuple[Rule, ...] = (
         TRANSIENT_S,
         _RACES,
         rank=40,
+        when=crashed,
+    ),
+    Rule(
+        "container/too-slow",
+        ("container",),
+        r"Liveness probe failed",
+        Blame.ENVIRONMENT,
+        "it is ended before it is up: the host is too slow for its liveness probe",
+        "use a host with more CPUs, or with less to do",
+        None,
+        "it starts again by itself, and may be up in time",
+        rank=42,
+        when=only_late,
     ),
     Rule(
         "container/probe",

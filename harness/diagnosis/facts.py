@@ -33,6 +33,8 @@ _PULL = frozenset(
         "RegistryUnavailable",
     )
 )
+_ENDED_BY_KUBELET = (137, 143)
+"""SIGKILL, SIGTERM: who ended a container, its events say."""
 _REFUSED = frozenset(("FailedCreate", "ReplicaSetCreateError"))
 _SOURCE_OF_EVENT = {
     "FailedCreatePodSandBox": "sandbox",
@@ -155,11 +157,24 @@ def _container(
         ended = container.get("lastState", {}).get("terminated") or container["state"].get("terminated") or {}
         restarts = container.get("restartCount", 0)
         text = f"crashed: {container_end(ended)}, {restarts} restarts" if ended else f"crashed: {message}"
+        if ended.get("exitCode") in _ENDED_BY_KUBELET and (probe := _liveness(pod, container, events)):
+            text = f"{text}; {probe}"
         seen = {**pod, "restartCount": restarts}
         return Fact("container", here, text, reason or "Error", subject=mine, seen=seen)
     if reason in BAD_WAITING:
         return Fact("container", here, message, reason, subject=mine, seen=pod)
     return None
+
+
+def _liveness(pod: Object, container: Object, events: Sequence[Object]) -> str:
+    """What the kubelet says of a container's liveness probe that failed, for which it ends it."""
+    for event in sorted(_about(pod, events), key=event_time, reverse=True):
+        place = str(event.get("involvedObject", {}).get("fieldPath", ""))
+        message = str(event.get("message", ""))
+        of_it = f"{{{container['name']}}}" in place or not place
+        if of_it and message.startswith("Liveness probe failed"):
+            return message
+    return ""
 
 
 def _crashed_now(container: Object) -> bool:

@@ -33,9 +33,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "node/overloaded",
         ("node",),
-        r"load of .* on \d+ CPUs",
+        r"load of .* on \d+ CPUs|says that it is slow",
         Blame.ENVIRONMENT,
-        "the host is overloaded, so this may only be late",
+        "the host is overloaded or slow, so this may only be late",
         "run it when the host is idle, or on more CPUs",
         None,
         "a slow host is no failure; only the wait's own limit ends it",

@@ -123,6 +123,40 @@ def test_a_kubelet_that_is_behind_ends_no_wait_however_long_it_takes() -> None:
     assert (found.id, found.blame, found.final_after_s) == ("container/kubelet-late", Blame.ENVIRONMENT, None)
 
 
+def ended_by_its_probe(code: int = 137) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """As OLM's operators were seen on an emulated processor: 30 s were too few for them to listen."""
+    ended = {"terminated": {"exitCode": code, "reason": "Error"}}
+    one = pod("CrashLoopBackOff", "back-off", restarts=7, container={"lastState": ended})
+    refused = event("Liveness probe failed: Get: dial tcp: connect: connection refused", "Unhealthy")
+    refused["involvedObject"]["fieldPath"] = "spec.containers{c}"
+    return one, [refused]
+
+
+@pytest.mark.parametrize(
+    ("slow", "code", "rule", "blame"),
+    [
+        ("RUNNER_CONFORMANCE_PATIENCE=10 says that it is slow", 137, "container/too-slow", Blame.ENVIRONMENT),
+        ("load of 20 on 2 CPUs, 10.0 per CPU", 143, "container/too-slow", Blame.ENVIRONMENT),
+        ("load of 20 on 2 CPUs, 10.0 per CPU", 1, "container/crashes", Blame.PRODUCT),
+        ("", 137, "container/crashes", Blame.PRODUCT),
+    ],
+)
+def test_a_liveness_probe_on_a_slow_host_is_not_the_products_fault(
+    monkeypatch: pytest.MonkeyPatch, slow: str, code: int, rule: str, blame: Blame
+) -> None:
+    monkeypatch.setattr("harness.diagnosis.containers.slow_host", lambda: slow)
+    found = reason_of(*ended_by_its_probe(code))
+    assert (found.id, found.blame) == (rule, blame)
+    assert (Patience().final(found, 0.0) is None) is (rule == "container/too-slow")
+
+
+def test_another_containers_probe_explains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.diagnosis.containers.slow_host", lambda: "slow")
+    one, events = ended_by_its_probe()
+    events[0]["involvedObject"]["fieldPath"] = "spec.containers{other}"
+    assert reason_of(one, events).id == "container/crashes"
+
+
 def test_patience_stretches_how_long_a_fault_must_last() -> None:
     away, patience = reason_of(pod("ErrImagePull", "i/o timeout")), Patience(10.0)
     for now in range(0, 400, 60):

@@ -15,7 +15,15 @@ from harness.diagnosis.model import TRANSIENT_S
 from harness.errors import Blame, Cancelled, UsageError
 from harness.kube import ApiError, ApiUnreachable, KindUnknown, WatchExpired
 from harness.patience import VARIABLE, patience
-from harness.wait import HEARTBEAT_S, LOOK_AROUND_S, UNREACHABLE_LIMIT_S, WaitError, Watched, wait_for
+from harness.wait import (
+    HEARTBEAT_S,
+    LOOK_AROUND_S,
+    UNREACHABLE_LIMIT_S,
+    WaitError,
+    Watched,
+    overloaded,
+    wait_for,
+)
 
 
 class FakeClock:
@@ -360,3 +368,12 @@ def test_a_patience_that_is_no_factor_is_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UsageError, match="factor for time limits"):
         patience()
     patience.cache_clear()
+
+
+def test_a_host_that_is_said_to_be_slow_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.1, 0.1, 0.1))
+    assert overloaded() is None
+    monkeypatch.setattr("harness.patience.patience", lambda: 10.0)
+    found = overloaded()
+    assert found is not None
+    assert (found.id, found.blame) == ("node/overloaded", Blame.ENVIRONMENT)
