@@ -15,7 +15,7 @@ from harness.errors import EnvironmentProblem, UsageError
 from harness.ownership import is_run_id
 from harness.patience import patience
 
-_TOOLS = {"nsenter": "util-linux", "mount": "util-linux", "tar": "tar"}
+_TOOLS = {"nsenter": "util-linux", "mount": "mount", "tar": "tar"}
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 _DISK_BYTES = 4 << 30
 _MEMORY_KIB = 1200 * 1024

@@ -37,13 +37,16 @@ os.execv("/bin/sh", ["sh", "-ec", script])
 
 
 def make(cache: Path, suite: str, packages: tuple[str, ...]) -> Path:
-    """A tar of a root file system: a Debian suite's essential packages, apt, and these; made once."""
-    archive = cache / f"{'-'.join((suite, *packages))}.tar"
+    """A tar of a root file system: a Debian suite's required packages, and these; made once.
+
+    No machine and no official image of Debian has less.
+    """
+    archive = cache / f"{'-'.join((suite, 'minbase', *packages))}.tar"
     if not archive.exists():
         cache.mkdir(parents=True, exist_ok=True)
         include = [f"--include={','.join(packages)}"] if packages else []
         part = archive.with_suffix(".part.tar")
-        argv = ["mmdebstrap", "--quiet", "--variant=apt", *include, suite, str(part)]
+        argv = ["mmdebstrap", "--quiet", "--variant=minbase", *include, suite, str(part)]
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
         part.replace(archive)
     return archive
