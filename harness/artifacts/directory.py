@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.artifacts.bundle import Bundle
 from harness.artifacts.registry_auth import Credentials
 from harness.artifacts.storage import ImageRef, Storage, StorageError
-from harness.errors import UsageError
+from harness.errors import EnvironmentProblem, UsageError
 from harness.profile import Profile
 
 if TYPE_CHECKING:
@@ -72,11 +71,13 @@ class BundleArtifacts:
         return StorageSource(Storage(self.bundle.storage))
 
     def image_configuration(self, reference: str) -> str:
-        storage = Storage(self.bundle.storage)
+        from harness.gitlab.registry_client import StorageSource
+
+        storage, ref = Storage(self.bundle.storage), ImageRef.parse(reference)
         try:
-            manifest = json.loads(storage.manifest(ImageRef.parse(reference)))
-            return storage.blob_path(manifest["config"]["digest"]).read_text()
-        except (StorageError, ValueError, KeyError, OSError):
+            manifest = StorageSource(storage).manifest(ref.repository, ref.digest or ref.tag)
+            return storage.blob_path(manifest.content["config"]["digest"]).read_text()
+        except (EnvironmentProblem, StorageError, ValueError, KeyError, OSError):
             return ""
 
     def images(self) -> tuple[str, ...]:

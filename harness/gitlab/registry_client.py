@@ -70,6 +70,19 @@ class Manifest:
         content = self.content
         return [entry["digest"] for entry in [content["config"], *content["layers"]]]
 
+    def of_platform(self, name: str, architecture: str) -> str:
+        """Of an index the digest of the manifest for Linux on ``architecture``; of a manifest its own.
+
+        ``name`` is what it was asked for by. Raises EnvironmentProblem where the index has none.
+        """
+        if self.media_type not in INDEX_TYPES:
+            return self.digest
+        for entry in self.content["manifests"]:
+            platform = entry.get("platform", {})
+            if platform.get("os") == "linux" and platform.get("architecture") == architecture:
+                return str(entry["digest"])
+        raise EnvironmentProblem(f"{name} has no image for linux/{architecture}", "use an image that has one")
+
 
 class ImageSource(Protocol):
     """Where an image is copied from."""
@@ -88,10 +101,19 @@ class StorageSource:
         self._storage = storage
 
     def manifest(self, repository: str, reference: str) -> Manifest:
-        """The manifest by tag or digest. Raises StorageError where the bundle hasn't got it."""
+        """The manifest by tag or digest; of an index the one for this machine. Raises StorageError."""
+        from harness.artifacts.download import architecture
+
+        found = self._stored(repository, reference)
+        own = found.of_platform(f"{repository}:{reference}", architecture())
+        return found if own == found.digest else self._stored(repository, own)
+
+    def _stored(self, repository: str, reference: str) -> Manifest:
         joint = "@" if reference.startswith("sha256:") else ":"
         raw = self._storage.manifest(ImageRef.parse(f"{repository}{joint}{reference}"))
-        return Manifest(raw, json.loads(raw).get("mediaType") or MANIFEST_TYPES[0])
+        document = json.loads(raw)
+        default = INDEX_TYPES if "manifests" in document else MANIFEST_TYPES
+        return Manifest(raw, document.get("mediaType") or default[0])
 
     def blob(self, repository: str, digest: str) -> Iterator[bytes]:
         """A blob in pieces of 1 MiB."""
@@ -148,15 +170,8 @@ class RegistryClient:
     def manifest(self, repository: str, reference: str, architecture: str = "amd64") -> Manifest:
         """The manifest by tag or digest; of an index the one for Linux on ``architecture``."""
         found = self.stored_manifest(repository, reference)
-        if found.media_type not in INDEX_TYPES:
-            return found
-        for entry in found.content["manifests"]:
-            platform = entry.get("platform", {})
-            if platform.get("os") == "linux" and platform.get("architecture") == architecture:
-                return self.manifest(repository, entry["digest"], architecture)
-        raise EnvironmentProblem(
-            f"{repository}:{reference} has no image for linux/{architecture}", "use an image that has one"
-        )
+        own = found.of_platform(f"{repository}:{reference}", architecture)
+        return found if own == found.digest else self.manifest(repository, own, architecture)
 
     def stored_manifest(self, repository: str, reference: str) -> Manifest:
         """What the registry has under a tag or digest: a manifest, or an index of several platforms."""

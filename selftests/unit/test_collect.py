@@ -14,6 +14,7 @@ import pytest
 
 from harness.artifacts.bundle import Bundle
 from harness.artifacts.collect import REGISTRY_VERSION, collect, images_in, wanted_images
+from harness.artifacts.directory import BundleArtifacts
 from harness.artifacts.download import Downloader, architecture, k3s_file_name
 from harness.artifacts.storage import ImageRef, Storage
 from harness.artifacts.upstream import UpstreamArtifacts
@@ -207,6 +208,19 @@ def test_an_image_named_by_the_digest_of_an_index_keeps_that_digest(tmp_path: Pa
     index = json.loads(storage.manifest(ImageRef.parse(olm.ref)))
     platform = f"quay.io/operator-framework/olm@{index['manifests'][0]['digest']}"
     assert storage.check_image(ImageRef.parse(platform), full=True)
+
+
+def test_an_image_behind_an_index_is_copied_as_this_machines(tmp_path: Path) -> None:
+    """Most images of the internet are behind one: the suite pushes a base image from its bundle."""
+    artifacts = release(tmp_path, FakeRegistry())
+    made = collect(artifacts, tmp_path / "bundle", print)
+    olm = next(it for it in made.images if "operator-framework/olm" in it.ref)
+    ref = ImageRef.parse(olm.ref)
+    opened = BundleArtifacts(made, SEED)
+    manifest = opened.image_source(olm.ref).manifest(ref.repository, ref.digest or ref.tag)
+    assert manifest.digest != olm.digest
+    assert list(opened.image_source(olm.ref).blob(ref.repository, manifest.blobs[0]))
+    assert opened.image_configuration(olm.ref) == "{}"
 
 
 def test_what_the_profile_replaces_may_be_gone(tmp_path: Path) -> None:
