@@ -88,7 +88,7 @@ def hosts(containerd: ModuleType, tmp_path: Path, registries: object, *, no_fall
     source = tmp_path / "registries.yaml"
     source.write_text(yaml.safe_dump(registries))
     chosen = SimpleNamespace(private_registry=str(source), disable_default_registry_endpoint=no_fallback)
-    containerd._write_hosts(chosen, tmp_path)
+    containerd._write_hosts(containerd.registry_settings(chosen), chosen, tmp_path)
     return tmp_path / "etc/containerd/certs.d"
 
 
@@ -177,6 +177,20 @@ def test_the_version_of_containerds_configuration_is_that_of_the_k3s(
     honoured = V3 if version == 3 else V2
     assert ("# mine" in written.read_text()) is (honoured in templates)
     assert tomllib.loads(containerd.for_debian(written).read_text())["version"] == 2
+
+
+@pytest.mark.parametrize("minor", [28, 37])
+def test_logins_of_registries_reach_containerd(containerd: ModuleType, tmp_path: Path, minor: int) -> None:
+    """By host, as k3s writes them: what pods pull, their sandbox image too, is pulled with them."""
+    source = tmp_path / "registries.yaml"
+    auth = {"username": "somebody", "password": 'a "quoted" one'}
+    source.write_text(yaml.safe_dump({"configs": {"registry-1.docker.io": {"auth": auth}}}))
+    chosen = SimpleNamespace(**{**vars(chosen_for(tmp_path)), "private_registry": str(source)})
+    chosen.disable_default_registry_endpoint = False
+    written = containerd.write_config(chosen, tmp_path, minor)
+    found = tomllib.loads(containerd.for_debian(written).read_text())["plugins"]["io.containerd.grpc.v1.cri"]
+    assert found["registry"]["configs"] == {"registry-1.docker.io": {"auth": auth}}
+    assert found["registry"]["config_path"]
 
 
 def test_version_3_says_to_an_older_containerd_what_version_2_says(

@@ -7,6 +7,7 @@ older template, ``config.toml.tmpl``, still gets version 2 (docs.k3s.io, "Config
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -102,6 +103,11 @@ state = "/run/k3s/containerd"
 """
 
 
+_CRI_2, _IMAGES_3 = '"io.containerd.grpc.v1.cri"', "'io.containerd.cri.v1.images'"
+_LOGIN = {"username": "username", "password": "password", "auth": "auth", "identity_token": "identitytoken"}
+"""Keys of `auth` in registries.yaml and what containerd calls them (k3s's pkg/agent/templates)."""
+
+
 def lacks_sys_resource() -> bool:
     """Whether CAP_SYS_RESOURCE is missing: nothing may lower an oom_score_adj then (capabilities(7))."""
     status = Path("/proc/self/status").read_text()
@@ -127,13 +133,15 @@ def write_config(options: argparse.Namespace, payload: Path, minor: int) -> Path
         snapshotter=options.snapshotter,
         bin_dir=payload / "bin",
     )
+    settings = registry_settings(options)
+    text += logins(settings.get("configs") or {}, _IMAGES_3 if version_3 else _CRI_2)
     template = newer if version_3 else template
     if template.exists():
         log.info(f"Using containerd template at {template}")
         text = _filled(template.read_text(), text)
     config.write_text(text)
     for_debian(config).write_text(containerd_v3.as_version_2(text))
-    _write_hosts(options, agent)
+    _write_hosts(settings, options, agent)
     return config
 
 
@@ -155,15 +163,29 @@ def image_name(image: str, registry: str) -> str:
     return f"{registry or 'docker.io'}/{image}" if image.startswith("rancher/") else image
 
 
-def _write_hosts(options: argparse.Namespace, agent: Path) -> None:
-    """Translate registries.yaml to containerd's hosts.toml, one a mirrored registry."""
+def registry_settings(options: argparse.Namespace) -> dict:  # type: ignore[type-arg]
+    """Content of registries.yaml; empty where there is none."""
     source = Path(options.private_registry)
     if not source.exists():
-        return
+        return {}
     try:
-        content = yaml.safe_load(source.read_text()) or {}
+        return yaml.safe_load(source.read_text()) or {}
     except yaml.YAMLError as error:
         raise log.Fatal(f"failed to load registry configuration {source}: yaml: {error}") from error
+
+
+def logins(configs: dict, plugin: str) -> str:  # type: ignore[type-arg]
+    """Sections of containerd's configuration with the logins of registries.yaml, one a host."""
+    lines = []
+    for host, config in configs.items():
+        if auth := (config or {}).get("auth") or {}:
+            lines += ["", f"[plugins.{plugin}.registry.configs.{json.dumps(host)}.auth]"]
+            lines += [f"  {name} = {json.dumps(auth[key])}" for key, name in _LOGIN.items() if auth.get(key)]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _write_hosts(content: dict, options: argparse.Namespace, agent: Path) -> None:  # type: ignore[type-arg]
+    """Translate registries.yaml to containerd's hosts.toml, one a mirrored registry."""
     certs = agent / "etc/containerd/certs.d"
     configs = content.get("configs") or {}
     for registry, mirror in (content.get("mirrors") or {}).items():
