@@ -206,6 +206,17 @@ def _pending(pod: Object, where: str, subject: str, events: Sequence[Object]) ->
         yield Fact(source, where, text, reason, subject=subject, seen=pod)
 
 
+def orphan_facts(objects: Sequence[Object]) -> list[Fact]:
+    """What nobody will remove: it has no owner whose end would end it, and is not being deleted."""
+    found = []
+    for it in objects:
+        about = it["metadata"]
+        if not about.get("ownerReferences") and not about.get("deletionTimestamp"):
+            where = f"{it.get('kind', 'object')} {about.get('namespace', '')}/{about['name']}"
+            found.append(Fact("object", where, "has no owner, and stays", subject=where, seen=it))
+    return found
+
+
 def events_facts(events: Sequence[Object], objects: Sequence[Object]) -> list[Fact]:
     """What controllers say of objects that exist (``objects``: uid is asked), newest first.
 

@@ -7,6 +7,17 @@ from harness.errors import Blame
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "operator/left-behind",
+        ("object",),
+        r"has no owner, and stays",
+        Blame.PRODUCT,
+        "what was made for the Runner outlives it, and nobody will remove it",
+        "see who made it, and why without the Runner as its owner",
+        SEEN_TWICE_S,
+        "the operator may remove it itself, a moment after the Runner",
+        rank=60,
+    ),
+    Rule(
         "operator/secret-key",
         ("operator-log", "condition"),
         r"(runner-registration-token|runner-token)\S* key not found in \S+ secret",

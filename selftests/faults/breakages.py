@@ -186,7 +186,7 @@ BREAKAGES: tuple[Breakage, ...] = (
         "poll_timeout changed in the pod's config.toml",
         {"runner/config-toml": "poll_timeout: expected 180, found 181"},
         in_runner_pod(
-            "seed",
+            "how-to",
             _SAVE + f"sed 's/poll_timeout = 180/poll_timeout = 181/' {CONFIG_TOML}.before > {CONFIG_TOML}",
             _RESTORE,
         ),
@@ -220,11 +220,13 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "an object of the deleted Runner that nobody removes",
-        {"runner/deleted": r"gone: timed out after 90.*/runner-to-delete/jh-gitlab-runner-runner-left"},
+        {"runner/deleted": r"gone: failed after .*runner-to-delete/jh-gitlab-runner-runner-left"},
         created(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{RUNNER_NAME}-runner-left"}},
             "runner-to-delete",
         ),
+        rule="operator/left-behind",
+        blame="product",
     ),
     Breakage(
         "ConfigMap custom-config-toml with another key beside config.toml",

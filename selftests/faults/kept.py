@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.teardown import take_down
 from selftests.faults.blocked import blocked_by
 from selftests.faults.breakages import BREAKAGES
-from selftests.faults.run import Wanted, beside, run_outcomes, test_of, wrong_with
+from selftests.faults.run import Wanted, beside, by_way_of, run_outcomes, test_of, wrong_with
 from selftests.faults.seen import Record, Seen
 from selftests.faults.steps import copy_bundle, overwrite
 from selftests.faults.surroundings import SURROUNDINGS
@@ -73,7 +73,8 @@ def _blocked(breakage: Breakage, sections: frozenset[str]) -> tuple[str, ...]:
 def _see(breakage: Breakage, stacks: Stacks, report: Path, sections: frozenset[str], record: Record) -> None:
     blocked = _blocked(breakage, sections)
     with breakage.break_it(stacks):
-        tests = [test_of(outcome) for outcome in (*breakage.red, *breakage.green, *blocked)]
+        between = [it for red in breakage.red for it in by_way_of(red, blocked)]
+        tests = [test_of(it) for it in (*breakage.red, *breakage.green, *blocked, *between)]
         ended = run_outcomes("--reuse", NAME, *tests, report=report)
     if not ended.document:
         record.complain(f"{breakage.what}: pytest ended with {ended.code}:\n{ended.output[-3000:]}")

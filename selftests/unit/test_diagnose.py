@@ -16,7 +16,7 @@ from harness.diagnose import (
     scope_reason,
 )
 from harness.diagnosis import Fact, Patience, Reason, classify
-from harness.diagnosis.facts import events_facts, pod_facts, pods_facts
+from harness.diagnosis.facts import events_facts, orphan_facts, pod_facts, pods_facts
 from harness.errors import Blame
 from harness.evidence import collect
 from harness.kube import ApiUnreachable
@@ -155,6 +155,21 @@ def test_another_containers_probe_explains_nothing(monkeypatch: pytest.MonkeyPat
     one, events = ended_by_its_probe()
     events[0]["involvedObject"]["fieldPath"] = "spec.containers{other}"
     assert reason_of(one, events).id == "container/crashes"
+
+
+def test_what_outlives_its_runner_without_an_owner_is_told_after_a_second_look() -> None:
+    about = {"name": "jh-runner-left", "namespace": "n"}
+    left = {"kind": "ConfigMap", "metadata": about}
+    owned = {"kind": "Pod", "metadata": {**about, "ownerReferences": [{"name": "x"}]}}
+    going = {"kind": "Pod", "metadata": {**about, "deletionTimestamp": "now"}}
+    assert orphan_facts([owned, going]) == []
+    found, patience = classify(orphan_facts([owned, left])), Patience()
+    assert found is not None
+    assert (found.id, found.blame) == ("operator/left-behind", Blame.PRODUCT)
+    assert "ConfigMap n/jh-runner-left" in found.sentence
+    assert [patience.final(found, now) is None for now in (0.0, 5.0, 10.0, 15.0, 21.0)] == [True] * 4 + [
+        False
+    ]
 
 
 def test_patience_stretches_how_long_a_fault_must_last() -> None:

@@ -14,6 +14,8 @@ from fixtures.runner import SeenRunner
 from fixtures.runner_sides import left_of
 from fixtures.stack import Note, Reached
 from fixtures.workloads import ready_column, restarts
+from harness.diagnosis import classify
+from harness.diagnosis.facts import orphan_facts
 from harness.kube import Kube, Object
 from harness.profile import Profile
 from harness.stack import csv as csv_says
@@ -224,7 +226,8 @@ def test_a_deleted_runner_leaves_nothing(runner_to_delete: SeenRunner, note: Not
         timeout_s=GONE_TIMEOUT_S,
         kube=kube,
         watch=[Watched("v1/Pod", runner.namespace), Watched("apps/v1/Deployment", runner.namespace)],
-        describe=lambda left: ", ".join(left),
+        hopeless=lambda left: classify(orphan_facts(left)),
+        describe=lambda left: ", ".join(map(expect.ref, left)),
     )
     left, back = left_of(before, runner.managers())
     assert not left, f"GitLab still shows a runner manager as {[one['status'] for one in left]}"
@@ -235,14 +238,12 @@ def test_a_deleted_runner_leaves_nothing(runner_to_delete: SeenRunner, note: Not
         )
 
 
-def _made_for(runner: SeenRunner) -> list[str]:
+def _made_for(runner: SeenRunner) -> list[Object]:
     """Objects in the Runner's namespace that bear its name."""
     kinds = ("apps/v1/Deployment", "v1/ConfigMap", "v1/Service", "v1/Pod")
     found = [item for kind in kinds for item in _list(runner.kube, kind, runner.namespace)]
-    return [
-        expect.ref(item) for item in found if item["metadata"]["name"].startswith(f"{runner.name}-runner")
-    ]
+    return [item for item in found if item["metadata"]["name"].startswith(f"{runner.name}-runner")]
 
 
-def _list(kube: Kube, kind: str, namespace: str) -> list[dict[str, object]]:
+def _list(kube: Kube, kind: str, namespace: str) -> list[Object]:
     return kube.list(kind, namespace)
