@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.diagnosis.model import Fact
@@ -204,6 +204,11 @@ def _pending(pod: Object, where: str, subject: str, events: Sequence[Object]) ->
     if newest is not None and source is not None:
         text, reason = str(newest.get("message", "")), str(newest["reason"])
         yield Fact(source, where, text, reason, subject=subject, seen=pod)
+
+
+def role_facts(node: str, missing: Collection[str]) -> list[Fact]:
+    """Roles that a node should have and has not."""
+    return [Fact("node", f"node {node}", f"has not the role {it}") for it in sorted(missing)]
 
 
 def orphan_facts(objects: Sequence[Object]) -> list[Fact]:

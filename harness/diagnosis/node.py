@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.diagnosis.model import TRANSIENT_S, Rule
+from harness.diagnosis.model import SEEN_TWICE_S, TRANSIENT_S, Rule
 from harness.errors import Blame
 
 _THREE_TRIES = "the kubelet tries again every 12 s or so"
@@ -29,6 +29,17 @@ RULES: tuple[Rule, ...] = (
         None,
         "the kubelet makes room by itself where it can; what it evicts is a reason of its own",
         rank=45,
+    ),
+    Rule(
+        "node/role-missing",
+        ("node",),
+        r"has not the role",
+        Blame.PRODUCT,
+        "the node has not all roles that its Kubernetes gives it",
+        "kubectl get nodes; see who has taken the label node-role.kubernetes.io/… away",
+        SEEN_TWICE_S,
+        "k3s labels its node a moment after it is Ready",
+        rank=40,
     ),
     Rule(
         "node/overloaded",

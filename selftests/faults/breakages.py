@@ -56,8 +56,10 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "node without the label of role master",
-        {"cluster/node-roles": r"has roles \['control-plane'\]"},
+        {"cluster/node-roles": "has not the role master"},
         node({"metadata": {"labels": {_ROLE: None}}}, {"metadata": {"labels": {_ROLE: "true"}}}),
+        rule="node/role-missing",
+        blame="product",
     ),
     Breakage(
         "a ResourceQuota of no pods in the checks' namespace",

@@ -16,7 +16,7 @@ from harness.diagnose import (
     scope_reason,
 )
 from harness.diagnosis import Fact, Patience, Reason, classify
-from harness.diagnosis.facts import events_facts, orphan_facts, pod_facts, pods_facts
+from harness.diagnosis.facts import events_facts, orphan_facts, pod_facts, pods_facts, role_facts
 from harness.errors import Blame
 from harness.evidence import collect
 from harness.kube import ApiUnreachable
@@ -155,6 +155,17 @@ def test_another_containers_probe_explains_nothing(monkeypatch: pytest.MonkeyPat
     one, events = ended_by_its_probe()
     events[0]["involvedObject"]["fieldPath"] = "spec.containers{other}"
     assert reason_of(one, events).id == "container/crashes"
+
+
+def test_a_role_that_the_node_has_not_is_told_after_a_second_look() -> None:
+    """k3s labels a node a moment after it is Ready."""
+    found, patience = classify(role_facts("n", {"master"})), Patience()
+    assert found is not None
+    assert (found.id, found.blame) == ("node/role-missing", Blame.PRODUCT)
+    assert [patience.final(found, now) is None for now in (0.0, 5.0, 10.0, 15.0, 20.0)] == [True] * 4 + [
+        False
+    ]
+    assert role_facts("n", set()) == []
 
 
 def test_what_outlives_its_runner_without_an_owner_is_told_after_a_second_look() -> None:

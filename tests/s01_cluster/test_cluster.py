@@ -9,6 +9,8 @@ import pytest
 from fixtures import expect
 from fixtures.cluster import NodeShell, RunPod, assert_ready, wait_for_dns
 from fixtures.stack import Reached
+from harness.diagnosis import classify
+from harness.diagnosis.facts import role_facts
 from harness.kube import Kube, Object
 from harness.versions import facts
 from harness.versions.checks import MINIMUM_KUBERNETES
@@ -77,6 +79,7 @@ def test_the_node_has_its_roles(only_k3s: object, node: Object, kube: Kube) -> N
         timeout_s=ROLES_TIMEOUT_S,
         kube=kube,
         watch=[Watched("v1/Node", name=name)],
+        hopeless=lambda found: classify(role_facts(name, wanted - found)),
         describe=lambda found: f"has roles {sorted(found)}",
     )
 
