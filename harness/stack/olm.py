@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from harness.diagnose import Scope, scope_reason
 from harness.diagnosis import Fact, Reason, classify
 from harness.errors import EnvironmentProblem
-from harness.kube import Object
+from harness.kube import Kube, Object
 from harness.stack import Layer, StackContext
 from harness.stack import csv as csv_says
 from harness.stack.common import (
@@ -72,9 +72,7 @@ def wait_catalog(ctx: StackContext, layer: str) -> Object:
 
     def hopeless(catalog: Object | None) -> Reason | None:
         if catalog is None:  # olm.yaml, which was applied, makes it
-            others = [it["metadata"]["name"] for it in ctx.kube.list(CATALOG_SOURCE, NAMESPACE)]
-            text = f"CatalogSource {name} is not there, only {', '.join(others) or 'no other either'}"
-            return classify([Fact("object", f"namespace {NAMESPACE}", text)])
+            return why_no_catalog(ctx.kube, name, NAMESPACE)
         return scope_reason(ctx.kube, Scope(NAMESPACE, f"olm.catalogSource={name}"))
 
     found = wait_for(
@@ -91,6 +89,15 @@ def wait_catalog(ctx: StackContext, layer: str) -> Object:
     )
     assert found is not None  # READY was read from it
     return found
+
+
+def why_no_catalog(kube: Kube, name: str, namespace: str) -> Reason | None:
+    """That a catalog is not there, and which are; None where it is."""
+    there = [it["metadata"]["name"] for it in kube.list(CATALOG_SOURCE, namespace)]
+    if name in there:
+        return None
+    text = f"CatalogSource {name} is not there, only {', '.join(there) or 'no other either'}"
+    return classify([Fact("object", f"namespace {namespace}", text)])
 
 
 def catalog_state(catalog: Object | None) -> str:

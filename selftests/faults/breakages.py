@@ -264,8 +264,9 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     Breakage(
         "CatalogSource operatorhubio-catalog deleted",
-        {"olm/package": "PackageManifest gitlab-runner-operator is there: timed out|offers|has channels"},
+        {"olm/package": "CatalogSource operatorhubio-catalog is not there|offers|has channels"},
         deleted("operators.coreos.com/v1alpha1/CatalogSource", "operatorhubio-catalog", "olm"),
+        blame="product",
     ),
     Breakage(
         "CRD runners.apps.gitlab.com no longer serves v1beta2",

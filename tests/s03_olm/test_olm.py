@@ -17,7 +17,7 @@ from harness.kube import Kube
 from harness.profile import Profile
 from harness.stack import StackContext
 from harness.stack.common import load_manifests
-from harness.stack.olm import refuse_second
+from harness.stack.olm import refuse_second, why_no_catalog
 from harness.stack.packages import PACKAGE_MANIFEST, why_not_offered
 from harness.stack.places import Places
 from harness.wait import wait_for
@@ -85,6 +85,7 @@ def test_the_operator_is_on_offer(
         what=f"PackageManifest {wish.package} is there",
         timeout_s=LISTED_TIMEOUT_S,
         kube=olm,
+        hopeless=lambda _: why_no_catalog(olm, wish.catalog, places.catalog),
         about=[Scope(places.olm)],
     )
     assert package is not None  # ready() said so
