@@ -149,7 +149,8 @@ RUNS: tuple[Run, ...] = (
         (
             Slip(
                 f"{' and '.join(SUBSTITUTES)} are in no registry",
-                {"kube-rbac-proxy/replaced": r"kube-rbac-proxy:v0\.8\.0.*(ErrImagePull|ImagePullBackOff)"},
+                {"kube-rbac-proxy/replaced": r"has no image docker\.io/kubesphere/kube-rbac-proxy:v0\.8\.0"},
+                blame="environment",
             ),
         ),
         bundle=tuple(map(Withhold, SUBSTITUTES)),
