@@ -123,10 +123,11 @@ RUNS: tuple[Run, ...] = (
             Slip(
                 "the node that should have no Docker has it",
                 # It fails there too: the engine does not know the CA of the first cluster's registry.
-                {"docker-sock/node-without-docker": "the log lacks 'Cannot connect to the Docker daemon"},
+                {"docker-sock/node-without-docker": "x509: certificate signed by unknown authority"},
                 "fixtures/steps/second_cluster.py",
                 "docker_engine=False",
                 "docker_engine=True",
+                blame="environment",
             ),
             Slip(
                 "`DOCKER_HOST` with the port of TLS, in the job with the how-to's own images",
