@@ -56,6 +56,13 @@ RULES: tuple[Rule, ...] = (
         "see whether the host killed it (memory), then run that test again",
     ),
     _rule(
+        "suite/within-reach",
+        r"was pulled, so its registry is within reach",
+        "the second cluster was to be cut off from a registry, and reaches it",
+        "report it: the suite cuts it off where the node's containerd is told its registries",
+        blame=Blame.SUITE,
+    ),
+    _rule(
         "suite/defect",
         r"a defect of the suite",
         "the suite has a defect",

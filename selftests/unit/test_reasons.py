@@ -46,7 +46,7 @@ def test_ids_are_unique_and_an_unknown_one_is_refused() -> None:
 
 
 def test_only_the_suites_own_defects_are_blamed_on_it() -> None:
-    assert [rule.id for rule in RULES if rule.blame is Blame.SUITE] == ["suite/defect"]
+    assert [rule.id for rule in RULES if rule.blame is Blame.SUITE] == ["suite/within-reach", "suite/defect"]
 
 
 def test_all_that_match_are_kept_the_most_telling_first() -> None:
