@@ -76,15 +76,18 @@ def test_the_node_has_k3s_roles_and_the_version_of_the_binary(
 
 
 def test_pods_resolve_services_through_coredns_and_other_names_fail_at_once(kube: Kube) -> None:
+    """Not after a resolver's 5 s. A CoreDNS that has just started learns by a lookup that nobody answers."""
     script = """
         until nslookup kubernetes.default.svc.cluster.local; do sleep 0.5; done
-        start=$(date +%s); nslookup upstream.invalid; echo took $(($(date +%s) - start))
+        nslookup upstream.invalid
+        before=$(cut -d' ' -f1 /proc/uptime); nslookup upstream.invalid
+        echo took $(cut -d' ' -f1 /proc/uptime | awk -v before=$before '{ print $1 - before }')
     """
     run_pod(kube, "dns", ALPINE, script)
     await_phase(kube, "dns", "Succeeded")
     log = kube.logs("dns", "default")
     assert "10.43.0.1" in log
-    assert int(log.rpartition("took ")[2]) <= 1, log
+    assert float(log.rpartition("took ")[2]) <= 1, log
 
 
 def test_an_image_of_quay_io_is_pulled_through_the_mirror(kube: Kube, each_bundle_dir: Path) -> None:
