@@ -171,7 +171,7 @@ class _Wait(Generic[T]):
         self.last: object = None
         self.state = ""
         self.failing: tuple[float, ApiError] | None = None
-        self.patience, self.closer = Patience(patience()), self.begin
+        self.patience, self.closer = Patience(), self.begin
         self.around = self.begin + LOOK_AROUND_S
         heartbeat = self.begin + HEARTBEAT_S
         self.matter: Reason | None = None

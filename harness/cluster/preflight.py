@@ -154,13 +154,14 @@ def server_flags(program: Path, scratch: Path) -> frozenset[str]:
 
 
 def _run(argv: list[str]) -> str:
+    limit_s = _RUN_TIMEOUT_S * patience()
     try:
         done = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_RUN_TIMEOUT_S * patience(),
+            timeout=limit_s,
             check=False,
         )
     except OSError as error:
@@ -170,6 +171,6 @@ def _run(argv: list[str]) -> str:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise EnvironmentProblem(
-            f"{' '.join(argv)} has not ended after {_RUN_TIMEOUT_S * patience():.0f} s: this is no k3s"
+            f"{' '.join(argv)} has not ended after {limit_s:.0f} s: this is no k3s"
         ) from error
     return done.stdout + done.stderr

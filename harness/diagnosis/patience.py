@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.diagnosis.catalogue import with_others
 from harness.diagnosis.model import Reason
+from harness.patience import patience
 
 
 class Patience:
@@ -14,9 +15,9 @@ class Patience:
 
     GAP_S = 8.0
 
-    def __init__(self, factor: float = 1.0) -> None:
-        """``factor``: on a slow host everything lasts that much longer, what heals by itself too."""
-        self._factor = factor
+    def __init__(self, factor: float | None = None) -> None:
+        """``factor``: on a slow host everything lasts that much longer; None: as this host is said to be."""
+        self._factor = patience() if factor is None else factor
         self._seen: dict[tuple[str, str], tuple[float, float]] = {}
 
     def final(self, reason: Reason | None, now: float) -> Reason | None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.diagnosis import Fact, Patience, Reason, as_error, classify, with_sentence
 from harness.errors import EnvironmentProblem, HarnessError
-from harness.patience import patience
 
 if TYPE_CHECKING:
     from harness.gitlab.client import GitLabSession
@@ -20,7 +19,7 @@ class PendingJobs:
     def __init__(self, session: GitLabSession, pipeline: Any) -> None:
         self._session = session
         self._pipeline = pipeline
-        self._patience = Patience(patience())
+        self._patience = Patience()
         self._next_s = 0.0
         self._why: Reason | None = None
 

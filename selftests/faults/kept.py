@@ -73,8 +73,8 @@ def _blocked(breakage: Breakage, sections: frozenset[str]) -> tuple[str, ...]:
 def _see(breakage: Breakage, stacks: Stacks, report: Path, sections: frozenset[str], record: Record) -> None:
     blocked = _blocked(breakage, sections)
     with breakage.break_it(stacks):
-        between = [it for red in breakage.red for it in by_way_of(red, blocked)]
-        tests = [test_of(it) for it in (*breakage.red, *breakage.green, *blocked, *between)]
+        ahead = dict.fromkeys(it for red in breakage.red for it in by_way_of(red, blocked))
+        tests = [test_of(it) for it in (*breakage.red, *breakage.green, *ahead)]
         ended = run_outcomes("--reuse", NAME, *tests, report=report)
     if not ended.document:
         record.complain(f"{breakage.what}: pytest ended with {ended.code}:\n{ended.output[-3000:]}")

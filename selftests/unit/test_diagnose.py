@@ -190,6 +190,14 @@ def test_patience_stretches_how_long_a_fault_must_last() -> None:
     assert patience.final(away, 401.0) is away
 
 
+def test_every_wait_has_the_patience_that_the_host_is_said_to_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.diagnosis.patience.patience", lambda: 10.0)
+    away, waits = reason_of(pod("ErrImagePull", "i/o timeout")), Patience()
+    for now in range(0, 400, 60):
+        assert waits.final(away, float(now)) is None
+    assert waits.final(away, 401.0) is away
+
+
 def test_what_the_network_does_may_mend_itself_and_what_a_registry_answered_does_not() -> None:
     """Three tries of the kubelet take 30 s: a registry that is away for a moment ends no wait."""
     away, gone = reason_of(pod("ErrImagePull", "i/o timeout")), reason_of(pod("ErrImagePull", "not found"))
