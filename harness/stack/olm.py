@@ -96,7 +96,8 @@ def why_no_catalog(kube: Kube, name: str, namespace: str) -> Reason | None:
     there = [it["metadata"]["name"] for it in kube.list(CATALOG_SOURCE, namespace)]
     if name in there:
         return None
-    text = f"CatalogSource {name} is not there, only {', '.join(there) or 'no other either'}"
+    others = f"only {', '.join(there)}" if there else "and no other either"
+    text = f"CatalogSource {name} is not there, {others}"
     return classify([Fact("object", f"namespace {namespace}", text)])
 
 

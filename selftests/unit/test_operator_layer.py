@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from harness.kube import Kube
 from harness.stack import StackContext
+from harness.stack.olm import why_no_catalog
 from harness.stack.operator import INSTALL_PLAN, approve_plan, find_plan
 
 CSV_NAME = "gitlab-runner-operator.v1.15.1"
@@ -93,3 +96,18 @@ def test_the_newest_of_several_plans_is_approved_and_none_for_another_csv(
 def test_no_plan_is_none(ctx: StackContext, olm: FakeOlm) -> None:
     kube: Any = olm
     assert find_plan(kube, ctx.profile) is None
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ([], "is not there, and no other either"),
+        (["redhat-operators"], "is not there, only redhat-operators"),
+    ],
+)
+def test_a_catalog_that_is_not_there_is_told_with_those_that_are(there: list[str], words: str) -> None:
+    kube = SimpleNamespace(list=lambda *_: [{"metadata": {"name": it}} for it in there])
+    reason = why_no_catalog(cast(Kube, kube), "operatorhubio-catalog", "olm")
+    assert reason is not None
+    assert reason.id == "olm/catalog-missing"
+    assert words in reason.sentence
