@@ -19,6 +19,7 @@ from typing import Any
 from kubernetes.client import Configuration
 from kubernetes.config.kube_config import KubeConfigLoader
 
+from harness.environment import snapshot
 from harness.errors import EnvironmentProblem, UsageError
 from harness.files import parse_yaml, read_text
 from harness.redact import register, register_url
@@ -91,7 +92,7 @@ def _run_plugin(wanted: object, path: Path) -> dict[str, Any]:
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **given, "KUBERNETES_EXEC_INFO": json.dumps(asked)},
+            env={**snapshot(), **given, "KUBERNETES_EXEC_INFO": json.dumps(asked)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -10,13 +10,14 @@ import base64
 import html
 import json
 import logging
-import os
 import re
 import shlex
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
+
+from harness.environment import snapshot
 
 REDACTED = "[redacted]"
 
@@ -122,7 +123,7 @@ def register_url(url: str) -> bool:
 
 def register_environment(environment: Mapping[str, str] | None = None) -> None:
     """Register what the environment calls a token, a password or a key, and credentials of its proxies."""
-    for name, value in (os.environ if environment is None else environment).items():
+    for name, value in (snapshot() if environment is None else environment).items():
         if "://" in value and "@" in value:
             register_url(value)
         elif (

@@ -10,6 +10,7 @@ import certifi
 import httpx
 
 from harness.diagnosis import Fact, classify
+from harness.environment import steady
 from harness.errors import EnvironmentProblem
 from harness.proxy import is_own
 from harness.redact import redact
@@ -67,12 +68,14 @@ def client(
     transport: httpx.BaseTransport | None = None,
 ) -> httpx.Client:
     """A client; the environment's proxies are for what is not this host's own (``url``)."""
-    return httpx.Client(
-        verify=trust(ca_file),
-        timeout=timeout,
-        follow_redirects=follow_redirects,
-        transport=transport,
-        trust_env=not is_own(url),
+    return steady(
+        lambda: httpx.Client(
+            verify=trust(ca_file),
+            timeout=timeout,
+            follow_redirects=follow_redirects,
+            transport=transport,
+            trust_env=not is_own(url),
+        )
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gitlab
 import requests
+from requests.utils import get_environ_proxies
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
+from harness.environment import steady
 from harness.proxy import is_own
 from harness.web import system_authorities
 
@@ -43,7 +46,7 @@ _BROKEN = _Patience(12, 40.0, 4.0)
 _LIMITED = _Patience(8, 120.0, 32.0)
 """429: the window of most limits is a minute, and GitLab says when to come again."""
 _OWN_AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Where the user names the authorities to trust; requests itself heeds them."""
+"""Where the user names the authorities to trust, as requests heeds them."""
 _TRANSIENT = frozenset((429, 500, 502, 503, 504))
 _NOT_BEGUN = frozenset((429, 503))
 """Answers that say that a request was not begun; only these make it safe to send a POST again."""
@@ -58,10 +61,12 @@ class PatientGitlab(gitlab.Gitlab):  # type: ignore[misc]  # python-gitlab is no
 
     def __init__(self, url: str, private_token: str, verify: bool | str, *, patient: bool = True) -> None:
         session = requests.Session()
-        if is_own(url):
-            session.trust_env = False  # no proxy reaches what runs on this host
-        elif verify is True and not any(os.environ.get(name) for name in _OWN_AUTHORITIES):
-            verify = system_authorities() or True
+        session.trust_env = False  # requests would read the environment anew for every call, in any thread
+        if not is_own(url):  # no proxy reaches what runs on this host
+            session.proxies = dict(steady(partial(get_environ_proxies, url)))
+            if verify is True:
+                named = (os.environ.get(name) for name in _OWN_AUTHORITIES)
+                verify = next(filter(None, named), None) or system_authorities() or True
         session.hooks["response"].append(self._note)
         self._retry_after_s: float | None = None
         self._patient = patient
