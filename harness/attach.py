@@ -82,7 +82,7 @@ def cluster_of(state: StackState, directory: Path) -> Cluster:
     if state.options.cluster == "kind":
         from harness.cluster import KindCluster
 
-        return KindCluster(state.name, cluster_dir(directory))
+        return KindCluster.attach(cluster_dir(directory))
     return K3sCluster.attach(cluster_dir(directory))
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifacts.auto import PROBE_TIMEOUT_S, upstream_refusal
-from harness.errors import EnvironmentProblem
+from harness.cluster.preflight import INOTIFY_INSTANCES
+from harness.errors import EnvironmentProblem, HarnessError
 from harness.ownership import state_home
 
 #: What containerd and kubelet of a busy node may come to need.
@@ -38,7 +39,7 @@ def examine(cluster: str) -> list[Finding]:
         needed = refusal is None
         findings += [*_host(), _way_out(needed=needed), *_names(needed=needed)]
     if cluster == "kind":
-        findings.append(_tool("docker", "kind runs its node in Docker: install it"))
+        findings += _kind(online=refusal is None)
     return findings
 
 
@@ -86,6 +87,36 @@ def _host() -> list[Finding]:
     if other.exists():
         found = "a k3s runs on this host; ours lives in namespaces of its own beside it"
         findings.append(Finding("another k3s", True, found))
+    return findings
+
+
+def _kind(*, online: bool) -> list[Finding]:
+    """Engine, program and limits for kind's nodes."""
+    from harness.cluster import cgroups, linux
+    from harness.cluster.kind import engine, program
+
+    findings = []
+    try:
+        found = engine.check()
+        findings.append(Finding("docker engine", True, f"{found.version} at {found.socket}"))
+    except HarnessError as problem:
+        findings.append(Finding("docker engine", False, problem.message, problem.hint))
+    on_path = shutil.which("kind")
+    try:
+        if on_path or not online:
+            kind = program.find(bundled=None, online=False)
+            findings.append(Finding("kind", True, f"{kind.version} ({kind.origin})"))
+        else:
+            words = f"not on PATH; {program.RELEASE} is downloaded when it is needed"
+            findings.append(Finding("kind", True, words))
+    except EnvironmentProblem as problem:
+        findings.append(Finding("kind", False, problem.message, problem.hint))
+    version = "v1, or v1 mixed with v2" if cgroups.is_v1(cgroups.hierarchies()) else "v2"
+    findings.append(Finding("cgroups", True, version))
+    instances = linux.free_inotify_instances(INOTIFY_INSTANCES)
+    mend = "sysctl fs.inotify.max_user_instances=512 fs.inotify.max_user_watches=524288 (kind's known issues)"
+    enough = instances >= INOTIFY_INSTANCES
+    findings.append(Finding("inotify instances", enough, f"{instances} can be had, or more", mend))
     return findings
 
 

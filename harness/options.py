@@ -14,7 +14,7 @@ from harness.acceptance import contradictions
 from harness.errors import HarnessError, UsageError
 from harness.given import FOUND, PYTEST, UP, Check, Given, flag
 from harness.ownership import is_stack_name
-from harness.profile import OVERRIDES
+from harness.profile import IMAGE, OVERRIDES
 
 CLUSTERS = ("k3s", "kind", "existing")
 
@@ -38,6 +38,7 @@ class ProvisionOptions:
     cluster: str = "k3s"
     kubeconfig: Path | None = None
     context: str | None = None
+    kind_image: str | None = None
     gitlab_url: str | None = None
     gitlab_token_file: Path | None = None
     gitlab_ca_file: Path | None = None
@@ -143,6 +144,19 @@ def _only_existing(option: str) -> Check:
     return check
 
 
+def _kind_image(given: Given) -> UsageError | None:
+    image = given.get("kind_image")
+    if image is None:
+        return None
+    if given.get("cluster") != "kind":
+        return UsageError(
+            f"--kind-image without --cluster kind: {image} would not be used, and another Kubernetes verified"
+        )
+    if not IMAGE.fullmatch(image):
+        return UsageError(f"--kind-image {image[:60]!r} is no image", "write it as kindest/node:v1.34.0")
+    return None
+
+
 def _gitlab(given: Given) -> UsageError | None:
     if (given.get("gitlab_url") is None) != (given.get("gitlab_token_file") is None):
         return UsageError(
@@ -218,6 +232,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("cluster", "k3s (ephemeral), kind, or existing", default="k3s", choices=CLUSTERS, check=_cluster),
     Option("kubeconfig", "with --cluster existing", "path", check=_only_existing("kubeconfig")),
     Option("context", "with --cluster existing: the context, never guessed", check=_only_existing("context")),
+    Option(
+        "kind_image",
+        "with --cluster kind: the node image, which decides the Kubernetes version",
+        metavar="REF",
+        check=_kind_image,
+    ),
     Option(
         "accept",
         "with --cluster existing, and its default: read and judge what is there, change nothing",

@@ -11,9 +11,16 @@ from harness.artifacts import Artifacts
 from harness.options import ProvisionOptions
 from harness.profile import Profile
 from harness.verdict import Component
+from harness.versions import checks
 
 if TYPE_CHECKING:
     from harness.provenance import Found
+
+K3S = "k3s"
+KIND_NODE = "kindest-node"
+"""Components that are the Kubernetes of a cluster, by its kind."""
+NODE_IMAGE = "docker.io/kindest/node:"
+"""How kind's node images begin; a bundle may hold one."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +59,49 @@ def subject_of(
 ) -> Subject:
     """Versions asked for and promised, and which parts are stand-ins: by what the artifacts say, and by what
     was ``found`` running."""
-    wanted = dict(profile.requested)
-    stand_ins = {*artifacts.rehearsal, *(it.component for it in found)}
-    for name in artifacts.rehearsal:
+    wanted = _requested(profile, options, artifacts)
+    played = _played(options, artifacts)
+    stand_ins = {*played, *(it.component for it in found)}
+    for name in played:
         wanted.setdefault(name, artifacts.stands_for.get(name) or artifacts.versions.get(name, ""))
     for it in found:
         wanted.setdefault(it.component, it.version)
     components = tuple(
         _component(name, version, artifacts, name in stand_ins) for name, version in wanted.items()
     )
-    cluster = (
-        "an ephemeral k3s" if options.cluster == "k3s" else f"cluster {options.context or options.cluster}"
-    )
+    made = {"k3s": "an ephemeral k3s", "kind": "an ephemeral kind cluster"}
+    cluster = made.get(options.cluster) or f"cluster {options.context or options.cluster}"
     gitlab = options.gitlab_url or "embedded"
-    return Subject(profile.name, cluster, artifacts.source, gitlab, components, profile.notes)
+    notes = checks.notes(profile, _node_image(profile, options, artifacts))
+    return Subject(profile.name, cluster, artifacts.source, gitlab, components, notes)
+
+
+def _requested(profile: Profile, options: ProvisionOptions, artifacts: Artifacts) -> dict[str, str]:
+    """Versions asked for; of kind's Kubernetes its node image decides, whose tag is the version."""
+    image = _node_image(profile, options, artifacts)
+    if image is None:
+        return dict(profile.requested)
+    version = checks.kubernetes_of(image)
+    kubernetes = {KIND_NODE: version} if version else {}
+    return kubernetes | {name: version for name, version in profile.requested.items() if name != K3S}
+
+
+def _node_image(profile: Profile, options: ProvisionOptions, artifacts: Artifacts) -> str | None:
+    """kind's node image; empty where kind chooses it, None where the cluster is not kind's."""
+    if options.cluster != "kind":
+        return None
+    return options.kind_image or profile.kind_image or bundled_node_image(artifacts)
+
+
+def bundled_node_image(artifacts: Artifacts) -> str:
+    """The node image for kind that artifacts bring along; empty where they bring none."""
+    return next((it for it in artifacts.images() if it.startswith(NODE_IMAGE)), "")
+
+
+def _played(options: ProvisionOptions, artifacts: Artifacts) -> tuple[str, ...]:
+    """The artifacts' stand-ins, but for those of the other kind of cluster, which are not used."""
+    unused = K3S if options.cluster == "kind" else KIND_NODE
+    return tuple(it for it in artifacts.rehearsal if it != unused)
 
 
 def _component(name: str, wanted: str, artifacts: Artifacts, stand_in: bool) -> Component:
@@ -101,13 +137,13 @@ class Plan:
     @property
     def rehearsal(self) -> tuple[str, ...]:
         """Components that are stand-ins."""
-        return self.artifacts.rehearsal
+        return _played(self.options, self.artifacts)
 
     def version_lines(self) -> list[str]:
         """One line a component: what will run, and what for."""
         return [
             describe_version(component, wanted, self.artifacts)
-            for component, wanted in self.profile.requested.items()
+            for component, wanted in _requested(self.profile, self.options, self.artifacts).items()
         ]
 
     def lines(self) -> list[str]:
@@ -119,7 +155,8 @@ class Plan:
             lines.append(f"Stand-ins   {', '.join(self.rehearsal)} (not the real programs)")
         lines.append(f"Artifacts   {self.artifacts.source}")
         lines += _block("Versions", self.version_lines())
-        lines += [f"Note        {note}" for note in self.profile.notes]
+        image = _node_image(self.profile, self.options, self.artifacts)
+        lines += [f"Note        {note}" for note in checks.notes(self.profile, image)]
         lines.append(f"Cluster     {self._cluster()}")
         lines.append(f"GitLab      {self._gitlab()}")
         lines.append(f"Layers      {', '.join(self.layers)}")
@@ -129,8 +166,9 @@ class Plan:
     def _cluster(self) -> str:
         if self.options.cluster == "existing":
             return f"existing: {self.options.kubeconfig}, context {self.options.context}"
-        kind = "ephemeral k3s" if self.options.cluster == "k3s" else self.options.cluster
-        return f"{kind} {self.name!r} in namespaces and a network of its own"
+        if self.options.cluster == "kind":
+            return f"ephemeral kind cluster {self.name!r} with a docker network of its own"
+        return f"ephemeral k3s {self.name!r} in namespaces and a network of its own"
 
     def _gitlab(self) -> str:
         if self.options.gitlab_url is None:

@@ -55,8 +55,9 @@ _FIELDS: Mapping[str, frozenset[str]] = {
     "jobs": frozenset({"docker", "dind"}),
     "daemonless": frozenset({"builder", "image"}),
 }
+_OPTIONAL: Mapping[str, frozenset[str]] = {"kubernetes": frozenset({"kind-image"})}
 _BUILDERS = ("kaniko", "buildah")
-_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
+IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,8 @@ class Profile:
     jobs: JobImages
     daemonless: str
     daemonless_image: str
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is to be known of these versions, though it forbids nothing."""
-        return checks.notes(self)
+    kind_image: str = ""
+    """kind's node image; empty: the bundle's, else kind's own default."""
 
     def as_provided(self, versions: Mapping[str, str]) -> Profile:
         """The profile to install with: where artifacts provide another operator or Runner than was asked for
@@ -216,7 +214,7 @@ def _check_fields(data: Mapping[str, Any], path: Path) -> None:
             raise UsageError(f"{path}: {key} must be a table")
         if key == "images":
             continue
-        for field in value.keys() - _FIELDS[key]:
+        for field in value.keys() - _FIELDS[key] - _OPTIONAL.get(key, frozenset()):
             raise UsageError(
                 f"{path}: unknown field {key}.{field}", f"[{key}] knows {', '.join(sorted(_FIELDS[key]))}"
             )
@@ -235,8 +233,9 @@ def _build(data: Mapping[str, Any], path: Path) -> Profile:
         raise UsageError(f"{path}: operator.approval is {wish['approval']!r}", "it is Manual or Automatic")
     if data["daemonless"]["builder"] not in _BUILDERS:
         raise UsageError(f"{path}: daemonless.builder is unknown", f"it is one of {', '.join(_BUILDERS)}")
-    for image in (*data["jobs"].values(), data["daemonless"]["image"]):
-        if not _IMAGE.fullmatch(image):
+    node = data["kubernetes"].get("kind-image", "")
+    for image in (*data["jobs"].values(), data["daemonless"]["image"], *filter(None, [node])):
+        if not IMAGE.fullmatch(image):
             raise UsageError(f"{path}: {image!r} is no image", "write it as in .gitlab-ci.yml: docker:25.0.0")
     return Profile(
         name=str(data.get("name", path.stem)),
@@ -260,6 +259,7 @@ def _build(data: Mapping[str, Any], path: Path) -> Profile:
         jobs=JobImages(**data["jobs"]),
         daemonless=data["daemonless"]["builder"],
         daemonless_image=data["daemonless"]["image"],
+        kind_image=node,
     )
 
 
@@ -268,7 +268,7 @@ def _alternatives(images: Any, path: Path) -> dict[str, tuple[str, ...]]:
     found = {}
     for old, given in images.items() if isinstance(images, dict) else [("", images)]:
         several = given if isinstance(given, list) else [given]
-        if not several or not all(isinstance(it, str) and _IMAGE.fullmatch(it) for it in several):
+        if not several or not all(isinstance(it, str) and IMAGE.fullmatch(it) for it in several):
             raise UsageError(
                 f"{path}: images: {given!r} is no image, nor a list of some", "write host/path:tag, in order"
             )

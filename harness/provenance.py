@@ -24,7 +24,8 @@ STAND_IN = "stand-in"
 _OWN_K3S = re.compile(r"\+lab\d+$")
 # Configurations of the node's images are files of containerd's content store; layers are larger.
 _CONFIGURATIONS = """
-cd /var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content/blobs/sha256 &&
+store=io.containerd.content.v1.content/blobs/sha256
+{ cd "/var/lib/rancher/k3s/agent/containerd/$store" 2>/dev/null || cd "/var/lib/containerd/$store"; } &&
 find . -type f -size -256k -exec grep -l -F io.runner-conformance.provenance {} + |
 while read -r file; do cat "$file"; echo; done
 """

@@ -42,7 +42,7 @@ from harness.kube import Kube
 from harness.options import ProvisionOptions, check_options
 from harness.ownership import new_run_id, stack_dir, state_home
 from harness.patience import patience
-from harness.plan import Plan
+from harness.plan import Plan, bundled_node_image
 from harness.profile import Profile, load_profile
 from harness.proxy import for_node
 from harness.redact import redact
@@ -138,7 +138,9 @@ class Provisioner:
         self.save()
         with self._noting(CLUSTER):
             self._images = self._choose_images()
-            self._cluster = make_cluster(self.options, artifacts, self.run_id, self.name, self.state_dir)
+            self._cluster = make_cluster(
+                self.options, self.profile, artifacts, self.run_id, self.name, self.state_dir
+            )
             kubeconfig = self._cluster.start()
             kube = Kube(kubeconfig, self._cluster.context)
             self._write_down_places(kube)
@@ -185,7 +187,11 @@ class Provisioner:
         if self.options.cluster == "k3s":
             self._journal.will_make(CGROUP, f"{self.run_id}-{self.name}")
         if self.options.cluster == "kind":
-            self._journal.will_make(KIND_CLUSTER, self.name)
+            from harness.cluster import KindOptions
+
+            self._journal.will_make(
+                KIND_CLUSTER, KindOptions(self.run_id, self.name, cluster_dir(self.state_dir)).cluster
+            )
         if self.options.gitlab_url is None:
             self._journal.will_make(PROCESS, f"the embedded GitLab of {self.state_dir}")
         else:
@@ -336,6 +342,10 @@ def check_host(options: ProvisionOptions, state_dir: Path) -> None:
 
         outgoing = options.artifacts in ONLINE or options.gitlab_url is not None
         preflight.check_host(cluster_dir(state_dir), outgoing=outgoing)
+    if options.cluster == "kind":
+        from harness.cluster.kind import engine
+
+        engine.check()
     if options.gitlab_url is None and options.cluster != "existing" and not shutil.which("git"):
         raise EnvironmentProblem(
             "the embedded GitLab serves repositories with git, which this host has not",
@@ -344,7 +354,12 @@ def check_host(options: ProvisionOptions, state_dir: Path) -> None:
 
 
 def make_cluster(
-    options: ProvisionOptions, artifacts: Artifacts, run_id: str, name: str, state_dir: Path
+    options: ProvisionOptions,
+    profile: Profile,
+    artifacts: Artifacts,
+    run_id: str,
+    name: str,
+    state_dir: Path,
 ) -> Cluster:
     """The cluster that the options ask for, not started."""
     from harness.cluster import ClusterOptions, K3sCluster
@@ -355,9 +370,7 @@ def make_cluster(
         assert options.kubeconfig is not None  # check_options() saw to it
         return ExistingCluster(options.kubeconfig, options.context)
     if options.cluster == "kind":
-        from harness.cluster import KindCluster
-
-        return KindCluster(name, cluster_dir(state_dir))
+        return _kind_cluster(options, profile, artifacts, run_id, name, state_dir)
     program, storage = artifacts.registry() or (None, None)
     beyond = storage is None or options.gitlab_url is not None
     return K3sCluster(
@@ -374,6 +387,36 @@ def make_cluster(
             keep=options.keep,
             outgoing=beyond,
             proxies=for_node() if beyond else {},
+            registry_auth=artifacts.registry_auth(),
+        )
+    )
+
+
+def _kind_cluster(
+    options: ProvisionOptions,
+    profile: Profile,
+    artifacts: Artifacts,
+    run_id: str,
+    name: str,
+    state_dir: Path,
+) -> Cluster:
+    from harness.cluster import KindCluster, KindOptions
+
+    program, storage = artifacts.registry() or (None, None)
+    return KindCluster(
+        KindOptions(
+            run_id=run_id,
+            name=name,
+            state_dir=cluster_dir(state_dir),
+            beside=options.beside,
+            image=options.kind_image or profile.kind_image,
+            bundled_image=bundled_node_image(artifacts),
+            program=artifacts.kind(),
+            registry_program=program,
+            storage=storage,
+            registry_endpoints=artifacts.registry_endpoints(),
+            unreachable_registries=options.unreachable_registries,
+            docker_socket=options.docker_engine,
             registry_auth=artifacts.registry_auth(),
         )
     )

@@ -38,7 +38,7 @@ from harness.ownership import state_home
 from harness.redact import redact
 
 if TYPE_CHECKING:
-    from harness.cluster import Leftover
+    from harness.cluster import KindCluster, Leftover
     from harness.gitlab.client import GitLabTarget
 
 
@@ -87,8 +87,6 @@ class Survey:
 
 def survey(access: Access = AS_THE_RUN) -> Survey:
     """Look at everything that runs of this state home wrote down, and at what carries our mark."""
-    from harness.cluster import living_nodes
-
     found = Survey()
     known, unreadable = journals.accounts()
     for account in known:
@@ -99,10 +97,10 @@ def survey(access: Access = AS_THE_RUN) -> Survey:
             found.notes.append(
                 f"the kept stack {account.name} no longer runs: runner-conformance down {account.name}"
             )
-    ids, living = {account.run_id for account in known}, living_nodes()
+    ids, living = {account.run_id for account in known}, _living()
     found.notes += [
-        f"a node of {run_id} runs, which another state home keeps in {directory}: it stays"
-        for run_id, directory in living.items()
+        f"a node of {run_id} runs, which another state home keeps{where}: it stays"
+        for run_id, where in living.items()
         if run_id not in ids
     ]
     found.unknown = [*unreadable, *_by_run(_unknown_things(known, living)), *_unknown_states(known)]
@@ -117,8 +115,11 @@ def look(account: Account, access: Access = AS_THE_RUN) -> Left:
         left.things.append(f"directory {account.state_dir}")
     if account.this_boot and _gitlab_process(account):
         left.things.append("process of the embedded GitLab")
-    if _kind_cluster(account):
-        left.things.append(f"kind cluster {account.name}")
+    if (kind := _kind(account)) is not None:
+        try:
+            left.things += kind.left()
+        except HarnessError as error:
+            left.unreachable.append(f"kind cluster {kind.cluster}, which can't be looked at: {error.message}")
     for where in _places(account):
         try:
             left.things += [f"{it} in {_address(account, where)}" for it in _there(account, where, access)]
@@ -133,18 +134,18 @@ def remove(account: Account, access: Access = AS_THE_RUN) -> list[str]:
     The journal is struck out as far as things are gone, and goes when nothing is left in it. Raises
     UsageError while the run lives.
     """
-    from harness.cluster import KindCluster, reap
+    from harness.cluster import reap
     from harness.gitlab.embedded import EmbeddedGitLab
 
     journal = Journal.take(account)
     resisted: dict[str, str] = {}
     try:
+        if (kind := _kind(account)) is not None:  # docker takes away the link of its network itself
+            resisted |= _attempt("kind", kind.stop)
         if account.this_boot:
             resisted |= _attempt("the embedded GitLab", lambda: EmbeddedGitLab.stop_at(_gitlab_dir(account)))
             for sentence in reap(_host_things(account)):
                 resisted[sentence] = sentence
-        if _kind_cluster(account):
-            resisted |= _attempt("kind", KindCluster(account.name, account.state_dir / "cluster").stop)
         for where in _places(account):
             resisted |= _attempt(where, partial(_remove_there, account, where, access))
         if _owns_state_dir(account) and account.state_dir.exists():
@@ -174,7 +175,9 @@ def settle(journal: Journal, access: Access, resisted: list[str]) -> list[str]:
 def reap_all(access: Access = AS_THE_RUN) -> list[str]:
     """Remove what ``survey`` finds of runs that are over; a sentence for each thing that is still there."""
     resisted = []
-    for account in journals.accounts()[0]:
+    for account in sorted(
+        journals.accounts()[0], key=lambda it: not it.beside
+    ):  # whoever joined leaves first
         if account.life is Life.STALE:
             with suppress(UsageError):  # somebody else takes it down at this moment
                 resisted += [f"{it} of {account}" for it in remove(account, access)]
@@ -183,10 +186,10 @@ def reap_all(access: Access = AS_THE_RUN) -> list[str]:
 
 def remove_unknown() -> list[str]:
     """Remove what carries our mark and no journal here knows; a sentence for each thing that resisted."""
-    from harness.cluster import living_nodes, reap
+    from harness.cluster import reap
 
     known, _ = journals.accounts()
-    resisted = list(reap(_unknown_things(known, living_nodes())))
+    resisted = list(reap(_unknown_things(known, _living())))
     for path in [*_unreadable_journals(), *_state_dirs_of_nobody(known)]:
         resisted += _attempt(str(path), partial(_delete, path)).values()
     return resisted
@@ -210,6 +213,17 @@ def _host_things(account: Account) -> list[Leftover]:
             continue
         found.append(it)
     return found
+
+
+def _living() -> dict[str, str]:
+    """Runs whose node runs on this host, whoever's they are, and where its state is, if that is known."""
+    from harness.cluster import living_nodes
+    from harness.cluster.kind import engine
+
+    found = {}
+    with suppress(HarnessError):  # a docker that does not answer has no node that runs
+        found = dict.fromkeys(engine.living_runs(), "")
+    return {**found, **{run_id: f" in {directory}" for run_id, directory in living_nodes().items()}}
 
 
 def _unknown_things(known: list[Account], living: Iterable[str]) -> list[Leftover]:
@@ -285,9 +299,14 @@ def _gitlab_process(account: Account) -> bool:
     return EmbeddedGitLab.runs_at(_gitlab_dir(account))
 
 
-def _kind_cluster(account: Account) -> bool:
-    wanted = any(it.kind == KIND_CLUSTER for it in account.open)
-    return wanted and (account.state_dir / "cluster/kubeconfig").exists()
+def _kind(account: Account) -> KindCluster | None:
+    """The run's kind cluster, if its journal knows one that is not seen to be gone."""
+    from harness.cluster import KindCluster, KindOptions
+
+    if not any(it.kind == KIND_CLUSTER for it in account.open):
+        return None
+    place = account.state_dir / "cluster"
+    return KindCluster(KindOptions(account.run_id, account.name, place, account.beside))
 
 
 def _still_on_host(entry: Entry, things: list[str]) -> bool:

@@ -59,6 +59,9 @@ class Artifacts(Protocol):
     def docker_engine(self) -> Path | None:
         """The docker engine for the node (a tar relative to /), where there is one."""
 
+    def kind(self) -> Path | None:
+        """The program kind, where it comes along."""
+
     def registry_auth(self) -> Credentials:
         """Registry host → user and password to pull with; those that the user gave."""
 

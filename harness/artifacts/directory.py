@@ -56,6 +56,9 @@ class BundleArtifacts:
     def docker_engine(self) -> Path | None:
         return self.bundle.file("docker.tar") if self.bundle.has_file("docker.tar") else None
 
+    def kind(self) -> Path | None:
+        return self.bundle.file("kind") if self.bundle.has_file("kind") else None
+
     def registry_auth(self) -> Credentials:
         return {}  # nothing is pulled from anywhere else
 

@@ -71,7 +71,7 @@ class RegistryServer:
         self._check()
         self._state_dir.mkdir(parents=True, exist_ok=True)
         config = self._state_dir / "registry.yaml"
-        config.write_text(_CONFIG.format(storage=self._storage, address=self._address, port=self._port))
+        config.write_text(configuration(self._storage, self._address, self._port))
         # OTEL_*: newer versions send traces to localhost unless told not to
         environment = for_child({"OTEL_TRACES_EXPORTER": "none"})
         with open(self.log, "ab") as output:
@@ -143,6 +143,11 @@ class RegistryServer:
     def _fail(self, what: str) -> None:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
         raise EnvironmentProblem(f"the registry program {what}", f"its log: {self.log}", evidence=tail)
+
+
+def configuration(storage: Path | str, address: str, port: int) -> str:
+    """The program's configuration file."""
+    return _CONFIG.format(storage=storage, address=address, port=port)
 
 
 def free_port(address: str, preferred: int) -> int:

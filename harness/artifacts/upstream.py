@@ -107,6 +107,9 @@ class UpstreamArtifacts:
     def registry_auth(self) -> Credentials:
         return self._credentials
 
+    def kind(self) -> Path | None:
+        return None  # of PATH, or downloaded where a cluster is made
+
     def docker_engine(self) -> Path | None:
         return self._docker_engine
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.cluster.existing import ExistingCluster
     from harness.cluster.k3s import K3sCluster
-    from harness.cluster.kind import KindCluster
+    from harness.cluster.kind.cluster import KindCluster
+    from harness.cluster.kind.node_files import KindOptions
     from harness.cluster.leftovers import Leftover, find_leftovers, living_nodes, reap
     from harness.cluster.protocol import DOCKER, LOAD_IMAGE, NODE_SHELL, Cluster, ClusterOptions
 
@@ -21,14 +22,18 @@ __all__ = [
     "ExistingCluster",
     "K3sCluster",
     "KindCluster",
+    "KindOptions",
     "Leftover",
     "find_leftovers",
     "living_nodes",
     "reap",
 ]
-_MODULES = {"ExistingCluster": "existing", "K3sCluster": "k3s", "KindCluster": "kind"} | dict.fromkeys(
-    ("Leftover", "find_leftovers", "living_nodes", "reap"), "leftovers"
-)
+_MODULES = {
+    "ExistingCluster": "existing",
+    "K3sCluster": "k3s",
+    "KindCluster": "kind.cluster",
+    "KindOptions": "kind.node_files",
+} | dict.fromkeys(("Leftover", "find_leftovers", "living_nodes", "reap"), "leftovers")
 
 
 def __getattr__(name: str) -> object:

@@ -34,6 +34,11 @@ class Subnet:
         return _NETWORK.format(self.number)
 
     @property
+    def wider(self) -> str:
+        """The /29 that begins with it: for a network with nodes of two clusters in it."""
+        return self.network.replace("/30", "/29")
+
+    @property
     def host_ip(self) -> str:
         """The host's address."""
         return f"10.99.{self.number}.1"
@@ -54,6 +59,17 @@ def _netlink() -> Any:
 def link_name(run_id: str, number: int) -> str:
     """Name of the host's end: run id and subnet, within the kernel's 15 characters."""
     return f"{run_id.replace('-', '')}n{number}"
+
+
+def bridge_name(run_id: str) -> str:
+    """Name of the bridge of a docker network of ours."""
+    return f"{run_id.replace('-', '')}k0"
+
+
+def addresses() -> set[str]:
+    """IPv4 addresses of this host."""
+    with _netlink() as ipr:
+        return {str(it.get_attr("IFA_LOCAL")) for it in ipr.get_addr(family=socket.AF_INET)}
 
 
 def taken_networks() -> list[ipaddress.IPv4Network]:
@@ -200,8 +216,8 @@ def _aliases() -> dict[str, list[str]]:
 
 
 def run_id_of(link: str) -> str:
-    """The run id in a name made by ``link_name``; empty if it is none."""
-    found = re.match(r"rc([0-9a-f]{8})n\d+\Z", link)
+    """The run id in a name made by ``link_name`` or ``bridge_name``; empty if it is none."""
+    found = re.match(r"rc([0-9a-f]{8})(?:n\d+|k0)\Z", link)
     return f"rc-{found[1]}" if found else ""
 
 

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,11 @@ class Nat:
             raise problem
         if shutil.which("nft"):
             _nft_script(self._own_table())
-            self._pass_nft_chains()
+            self.pass_nft_chains(("input", "forward"))
         else:
             rule = ["-s", self.network, "!", "-o", self.link, *self._comment(), "-j", "MASQUERADE"]
             _run(["iptables", "-w", "-t", "nat", "-I", "POSTROUTING", "1", *rule])
-        self._pass_iptables_chains()
+        self.pass_iptables_chains(("INPUT", "FORWARD"))
 
     def _own_table(self) -> str:
         return f"""
@@ -72,8 +72,11 @@ class Nat:
     def _comment(self) -> list[str]:
         return ["-m", "comment", "--comment", f"{self.run_id} {self.link}"]
 
-    def _pass_nft_chains(self) -> None:
+    def pass_nft_chains(self, hooks: Collection[str]) -> None:
+        """Accept what comes from the link, and answers to it, in every foreign chain on these hooks."""
         for chain in filtering_chains(_nft_json("list", "chains")):
+            if chain["hook"] not in hooks:
+                continue
             where = f"{chain['family']} {chain['table']} {chain['name']}"
             tag = f'comment "{self.run_id} {self.link}"'
             rules = [f'insert rule {where} iifname "{self.link}" accept {tag}']
@@ -83,11 +86,25 @@ class Nat:
                 )
             _nft_script("\n".join(rules))
 
-    def _pass_iptables_chains(self) -> None:
+    def pass_iptables_chains(self, chains: Collection[str]) -> None:
+        """The same in the chains that iptables manages."""
         answers = ["-o", self.link, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
         for command, chain in _iptables_that_filter():
+            if chain not in chains:
+                continue
             for rule in (["-i", self.link], *([answers] if chain == "FORWARD" else [])):
                 _run([command, "-w", "-I", chain, "1", *rule, *self._comment(), "-j", "ACCEPT"])
+
+
+def admit(run_id: str, link: str) -> None:
+    """Let in what comes from a link of ours and asks this host itself; docker does the rest for its networks.
+
+    A host firewall (ufw, firewalld) drops what containers send to the host.
+    """
+    nat = Nat(run_id, link, "")
+    if shutil.which("nft"):
+        nat.pass_nft_chains(("input",))
+    nat.pass_iptables_chains(("INPUT",))
 
 
 def filtering_chains(ruleset: dict[str, Any]) -> list[dict[str, str]]:
@@ -166,7 +183,8 @@ def owned() -> list[Rule]:
 def _link_of(comment: str) -> str:
     """The link named in a comment of ours, ``<run id> <link>``; empty if it is none."""
     run_id, _, link = comment.partition(" ")
-    return link if link and link.startswith(run_id.replace("-", "") + "n") else ""
+    name = re.escape(run_id.replace("-", ""))
+    return link if re.fullmatch(rf"{name}(n\d+|k0)", link) else ""
 
 
 def _iptables_rules(command: str) -> list[tuple[str, list[str]]]:

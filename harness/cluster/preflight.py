@@ -20,7 +20,7 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 _DISK_BYTES = 4 << 30
 _MEMORY_KIB = 1200 * 1024
 #: A node had 17 when idle; containers that follow files have theirs.
-_INOTIFY_INSTANCES = 24
+INOTIFY_INSTANCES = 24
 _RUN_TIMEOUT_S = 60
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 
@@ -82,10 +82,10 @@ def host_problems(state_dir: Path, *, outgoing: bool) -> list[EnvironmentProblem
         found.append(EnvironmentProblem("this kernel has no overlayfs", "modprobe overlay"))
     if (problem := cgroups.lack()) is not None:
         found.append(problem)
-    if (instances := linux.free_inotify_instances(_INOTIFY_INSTANCES)) < _INOTIFY_INSTANCES:
+    if (instances := linux.free_inotify_instances(INOTIFY_INSTANCES)) < INOTIFY_INSTANCES:
         found.append(
             EnvironmentProblem(
-                f"{instances} more inotify instances can be had; a cluster needs {_INOTIFY_INSTANCES}",
+                f"{instances} more inotify instances can be had; a cluster needs {INOTIFY_INSTANCES}",
                 "sysctl fs.inotify.max_user_instances=1024, or stop other clusters",
             )
         )

@@ -57,6 +57,12 @@ def refuse_conflicts(profile: Profile) -> None:
         )
 
 
+def kubernetes_of(node_image: str) -> str:
+    """``v1.34.0`` of kindest/node:v1.34.0@sha256:…; empty for a tag that is no version."""
+    found = re.search(r":(v\d+\.\d+\.\d+[^@/]*)(@|$)", node_image)
+    return found[1] if found else ""
+
+
 def _refuse_pair(profile: Profile) -> None:
     """Refuse a client that is known not to speak to its service; of a tag like `latest` nothing is known."""
     client, engine = (re.search(r":(\d+\.\d+\.\d+)", it) for it in (profile.jobs.docker, profile.jobs.dind))
@@ -88,29 +94,37 @@ def _refuse_unknown(profile: Profile) -> None:
             )
 
 
-def notes(profile: Profile) -> tuple[str, ...]:
-    """What is to be known of the versions though it forbids nothing, one sentence each."""
-    return tuple(_notes(profile))
+def notes(profile: Profile, node_image: str | None = None) -> tuple[str, ...]:
+    """What is to be known of the versions though it forbids nothing, one sentence each.
+
+    ``node_image``: kind's, which has its own Kubernetes in k3s's place; its tag is the version, if it is one.
+    """
+    return tuple(_notes(profile, node_image))
 
 
-def _notes(profile: Profile) -> Iterator[str]:
+def _notes(profile: Profile, node_image: str | None) -> Iterator[str]:
     for component, releases in KNOWN.items():
         version = profile.requested[component]
+        if component == "k3s" and node_image is not None:
+            continue
         if releases.is_newer(version):
             yield (
                 f"{component} {version} is newer than what the table of versions knows "
                 f"({releases.newest}, {releases.as_of}): it is judged by the newest rows"
             )
-    minor = version_tuple(profile.k3s)[1]
+    kubernetes = profile.k3s if node_image is None else kubernetes_of(node_image)
+    if not kubernetes:
+        return
+    minor = version_tuple(kubernetes)[1]
     supported = facts.CERT_MANAGER_KUBERNETES.at(profile.cert_manager)
     if minor > supported.newest and not KNOWN["cert-manager"].is_newer(profile.cert_manager):
         yield (
             f"cert-manager {profile.cert_manager} supports Kubernetes {supported}; "
-            f"{profile.k3s} is newer than its maintainers tested"
+            f"{kubernetes} is newer than its maintainers tested"
         )
     built = facts.OLM_KUBERNETES.at(profile.olm)
     if minor > built + 1 and not KNOWN["olm"].is_newer(profile.olm):
         yield (
             f"OLM {profile.olm} is built for Kubernetes 1.{built}; "
-            f"{profile.k3s} is more than one minor release newer"
+            f"{kubernetes} is more than one minor release newer"
         )

@@ -10,6 +10,7 @@ import pytest
 from harness.errors import UsageError
 from harness.profile import PROFILES_DIR, load_profile
 from harness.versions import Difference, Row, facts, page, version_tuple
+from harness.versions.checks import notes
 from harness.versions.online import newest
 from harness.versions.releases import KNOWN, NEWEST
 
@@ -82,13 +83,16 @@ def test_the_runner_follows_the_operator() -> None:
 
 
 def test_the_how_to_s_versions_go_together_with_a_note() -> None:
-    (note,) = load_profile("seed").notes
+    (note,) = notes(load_profile("seed"))
     assert note == (
         "cert-manager v1.7.1 supports Kubernetes 1.18 to 1.23; "
         "v1.28.5+k3s1 is newer than its maintainers tested"
     )
-    assert load_profile("latest").notes == ()
-    assert load_profile("seed", {"olm": "v0.22.0"}).notes[1:] == (
+    assert notes(load_profile("latest")) == ()
+    assert notes(load_profile("seed"), "kindest/node:v1.22.17@sha256:0a") == ()
+    assert notes(load_profile("seed"), "kindest/node:latest") == ()
+    assert "v1.34.0 is newer" in notes(load_profile("seed"), "kindest/node:v1.34.0")[0]
+    assert notes(load_profile("seed", {"olm": "v0.22.0"}))[1:] == (
         "OLM v0.22.0 is built for Kubernetes 1.24; v1.28.5+k3s1 is more than one minor release newer",
     )
 
@@ -96,7 +100,7 @@ def test_the_how_to_s_versions_go_together_with_a_note() -> None:
 def test_versions_newer_than_the_table_run_with_the_newest_rows() -> None:
     profile = load_profile("latest", {"k3s": "v1.40.1+k3s1", "operator": "1.60.0", "runner": "20.1.0"})
     assert facts.NODE_ROLES.at(profile.k3s) == {"control-plane"}
-    newer = [note for note in profile.notes if "newer than what the table of versions knows" in note]
+    newer = [note for note in notes(profile) if "newer than what the table of versions knows" in note]
     assert [note.split(" is newer")[0] for note in newer] == ["k3s v1.40.1+k3s1", "operator 1.60.0"]
 
 

@@ -7,12 +7,11 @@ import re
 import pytest
 
 from fixtures import expect
-from fixtures.cluster import NodeShell, RunPod, assert_ready, wait_for_dns
+from fixtures.cluster import NodeShell, ReachedNode, RunPod, assert_ready, wait_for_dns
 from fixtures.stack import Reached
 from harness.diagnosis import classify
 from harness.diagnosis.facts import role_facts
 from harness.kube import Kube, Object
-from harness.versions import facts
 from harness.versions.checks import MINIMUM_KUBERNETES
 from harness.wait import Watched, wait_for
 
@@ -36,7 +35,7 @@ def test_kubernetes_is_new_enough(kube: Kube) -> None:
 
 
 @pytest.mark.outcome("cluster/k3s-version")
-def test_k3s_version(node_shell: NodeShell, reached: Reached) -> None:
+def test_k3s_version(only_k3s: object, node_shell: NodeShell, reached: Reached) -> None:
     """`k3s --version` names the version asked for.
 
     How-to, "Installing k3s": "k3s --version → k3s version v1.28.5+k3s1 (5b2d1271), go version go1.20.12".
@@ -60,13 +59,12 @@ def test_one_node_is_ready(nodes: list[Object]) -> None:
 
 
 @pytest.mark.outcome("cluster/node-roles", needs=["cluster/node-ready"])
-def test_the_node_has_its_roles(only_k3s: object, node: Object, kube: Kube) -> None:
-    """The node's role is control-plane, and below k3s 1.34 also master.
+def test_the_node_has_its_roles(roles_of_node: frozenset[str], node: Object, kube: Kube) -> None:
+    """The node's role is control-plane, and below k3s 1.34 also master (kind: control-plane alone).
 
     How-to, "Installing k3s": "ROLES control-plane,master".
     """
     prefix, name = "node-role.kubernetes.io/", node["metadata"]["name"]
-    wanted = facts.NODE_ROLES.at(node["status"]["nodeInfo"]["kubeletVersion"])
 
     def roles() -> set[str]:
         found = expect.there(kube.get("v1/Node", name), f"Node {name}")
@@ -74,23 +72,23 @@ def test_the_node_has_its_roles(only_k3s: object, node: Object, kube: Kube) -> N
 
     wait_for(  # k3s labels a node a moment after it is Ready
         roles,
-        ready=lambda found: found >= wanted,
-        what=f"node {name} is {' and '.join(sorted(wanted))}",
+        ready=lambda found: found >= roles_of_node,
+        what=f"node {name} is {' and '.join(sorted(roles_of_node))}",
         timeout_s=ROLES_TIMEOUT_S,
         kube=kube,
         watch=[Watched("v1/Node", name=name)],
-        hopeless=lambda found: classify(role_facts(name, wanted - found)),
+        hopeless=lambda found: classify(role_facts(name, roles_of_node - found)),
         describe=lambda found: f"has roles {sorted(found)}",
     )
 
 
 @pytest.mark.outcome("cluster/node-version", needs=["cluster/node-ready"])
-def test_the_kubelet_is_k3s_s(our_cluster: object, node: Object, reached: Reached) -> None:
-    """The node's kubelet has k3s's version.
+def test_the_kubelet_is_k3s_s(node: Object, reached_node: ReachedNode) -> None:
+    """The node's kubelet has k3s's version (kind: the one that its node image says of itself).
 
     How-to, "Installing k3s": "VERSION v1.28.5+k3s1", the same as `k3s --version`.
     """
-    reached("k3s", node["status"]["nodeInfo"]["kubeletVersion"])
+    reached_node(node["status"]["nodeInfo"]["kubeletVersion"])
 
 
 @pytest.mark.outcome("cluster/pod-runs", needs=["cluster/node-ready"])
