@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     builder.add_argument(
         "--olm", default="", metavar="VERSION", help="stand in for this OLM, such as v0.22.0"
     )
+    builder.add_argument("--kind", action="store_true", help="with kind, and an image for its nodes")
     builder.add_argument("--out", type=Path, help="the bundle's directory (default: in the lab's cache)")
     builder.add_argument(
         "--partial", action="store_true", help="leave out images whose files are missing, naming them"
@@ -55,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "exchange":
             return _exchange(options)
         begun = time.monotonic()
-        versions = choose(options.kubernetes, options.profile, options.olm)
-        out = (options.out or cache_home() / f"bundle-{versions.minor}").absolute()
+        versions = choose(options.kubernetes, options.profile, options.olm, kind=options.kind)
+        out = (
+            options.out or cache_home() / f"bundle-{versions.minor}{'-kind' if options.kind else ''}"
+        ).absolute()
         changed = build(versions, out, progress, partial=options.partial)
         state = "made" if changed else "is up to date"
         progress.say(f"bundle {state} ({time.monotonic() - begun:.1f} s)")

@@ -57,7 +57,13 @@ def chosen(closure: Path, only: Sequence[str], without: Sequence[str]) -> list[d
 
 
 def unpack(
-    work: Work, closure: Path, root: Path, *, only: Sequence[str] = (), without: Sequence[str] = ()
+    work: Work,
+    closure: Path,
+    root: Path,
+    *,
+    only: Sequence[str] = (),
+    without: Sequence[str] = (),
+    left_out: Sequence[str] = LEFT_OUT,
 ) -> None:
     """Unpack a closure's packages into `root`, with /bin and the like merged into /usr as in Debian 12."""
     prepare_merged(root)
@@ -70,7 +76,7 @@ def unpack(
             )
         if done.returncode:
             raise CommandFailed(work.step.name, "dpkg-deb", done.returncode, done.stderr.decode(), work.log)
-        excludes = [f"--exclude={pattern}" for pattern in LEFT_OUT]
+        excludes = [f"--exclude={pattern}" for pattern in left_out]
         work.run(["tar", "-xp", "--keep-directory-symlink", *excludes, "-C", root, "-f", tar])
     shutil.rmtree(work.out.with_name(work.out.name + ".deb"), ignore_errors=True)
 

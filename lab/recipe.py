@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness.artifacts.storage import ImageRef
 from harness.profile import load_profile
-from lab import certmanager, debian
-from lab.definitions import Definitions, ImageSpec, read_definitions
+from lab import certmanager, debian, kind
+from lab.definitions import IMAGES, STANDINS, Definitions, ImageSpec, read_definitions
 from lab.dockercli import docker_cli_step
 from lab.errors import LabError
 from lab.gobuild import find_go, full_go_version, go_step
@@ -21,6 +21,7 @@ from lab.standins.k3s import pack as k3s_pack
 from lab.steps import BuildStep, StepRunner
 
 GO = Path(__file__).parent / "go"
+KIND = Path(__file__).parent / "kind"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Versions:
     profile: str = "seed"
     generation: Generation = FIRST
     asked_for: Mapping[str, str] = field(default_factory=dict)  # component → the profile's version
+    kind: bool = False  # with kind and an image for its nodes
 
     @property
     def k3s(self) -> str:
@@ -73,16 +75,20 @@ VERSIONS: Mapping[str, Versions] = {
 }
 
 
+KIND_KUBERNETES = "1.28"
+"""Of lab/go/kubeadm."""
+
+
 def minor_of(version: str) -> str:
     """`v1.28.5+k3s1` → `1.28`."""
     return ".".join(version.lstrip("v").split(".")[:2])
 
 
-def choose(minor: str | None, profile_name: str | None, olm: str = "") -> Versions:
+def choose(minor: str | None, profile_name: str | None, olm: str = "", *, kind: bool = False) -> Versions:
     """The versions for a Kubernetes minor version and a profile; what is not given follows from the other.
 
-    `olm`: another version of OLM than that which goes with the profile's operator. Raises UsageError for a
-    profile that is none.
+    `olm`: another version of OLM than that which goes with the profile's operator. `kind`: with what kind
+    needs. Raises UsageError for a profile that is none.
     """
     profile = load_profile(profile_name or (VERSIONS[minor].profile if minor else "seed"))
     wanted = _number(minor_of(profile.k3s))
@@ -91,7 +97,13 @@ def choose(minor: str | None, profile_name: str | None, olm: str = "") -> Versio
     generation = SECOND if operator >= SECOND_SINCE else FIRST
     if olm:
         generation = replace(generation, olm=f"v{olm.removeprefix('v')}")
-    return replace(VERSIONS[minor], profile=profile.name, generation=generation, asked_for=profile.requested)
+    if kind and minor != KIND_KUBERNETES:
+        raise LabError(
+            f"the lab makes nodes of kind with Kubernetes {KIND_KUBERNETES} alone, not {minor}",
+            f"leave --kubernetes out, or say --kubernetes {KIND_KUBERNETES}",
+        )
+    known = replace(VERSIONS[minor], profile=profile.name, generation=generation, kind=kind)
+    return replace(known, asked_for=profile.requested)
 
 
 def _check_operator(versions: Versions, definitions: Definitions) -> None:
@@ -148,7 +160,8 @@ def make_recipe(versions: Versions, runner: StepRunner, *, partial: bool = False
     }
     named = _named_steps(versions, go, debs)
     variables = _variables(versions, layers, runner)
-    definitions = read_definitions(variables, versions.generation.name)
+    roots = (IMAGES, STANDINS, KIND) if versions.kind else (IMAGES, STANDINS)
+    definitions = read_definitions(variables, versions.generation.name, roots)
     _check_operator(versions, definitions)
     recipe = Recipe(
         versions,
@@ -228,6 +241,8 @@ def _named_steps(versions: Versions, go: Path, debs: Mapping[str, BuildStep]) ->
         ),
         "step:docker-engine": docker_engine_step(debs["docker-engine"]),
     }
+    if versions.kind:
+        steps |= kind.steps(kubernetes, steps["step:pause"], versions.k3s, go)
     if versions.generation.docker:
         steps["step:docker-cli"] = docker_cli_step(versions.generation.docker, go)
     return steps
@@ -247,6 +262,7 @@ def _variables(versions: Versions, layers: Mapping[str, BuildStep], runner: Step
         "cert_manager": versions.cert_manager,
         "cert_manager_module": versions.cert_manager_module,
         "coredns": versions.coredns,
+        "kubernetes": versions.kubernetes,
     }
     names = {
         "registry": "docker-registry",

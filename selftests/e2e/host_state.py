@@ -30,7 +30,8 @@ _RUN_ID = re.compile(r"rc-?([0-9a-f]{8})")
 def snapshot(run_id: str, ignore: tuple[Path, ...] = ()) -> dict[str, set[str]]:
     """Links, addresses, network namespaces, firewall, mounts, cgroups, settings and files.
 
-    What carries the id of another run is left out: other clusters may come and go meanwhile.
+    What carries the id of another run is left out: other clusters may come and go meanwhile. An empty run id
+    leaves out nothing.
     """
     own = run_id.removeprefix("rc-")
     found = {
@@ -53,7 +54,7 @@ def difference(before: dict[str, set[str]], after: dict[str, set[str]]) -> dict[
 
 def _is_of_another(text: str, own: str) -> bool:
     ids = set(_RUN_ID.findall(text))
-    return bool(ids) and own not in ids
+    return bool(own and ids) and own not in ids
 
 
 def _output(*argv: str) -> str:
