@@ -140,7 +140,8 @@ def wait_for(
     ``read`` is raised as it is. ``hopeless`` gives a reason that ends the wait once it has lasted as long as
     its rule asks for (a plain sentence: at once). ``watch`` names what wakes the wait (needs ``kube``),
     ``about`` the pods and events that explain a failure (default: the namespaces watched; empty: none).
-    ``progress`` hears transitions, and a heartbeat every 15 s. All limits are stretched by harness.patience.
+    ``progress`` hears transitions, and a heartbeat every 15 s. All limits are stretched by harness.patience,
+    and by what only takes its time, as an image that is still being pulled (Rule.stretches_s).
 
     Raises WaitError when hopeless or after ``timeout_s`` seconds; Cancelled when ``cancelled`` is set.
     """
@@ -176,6 +177,7 @@ class _Wait(Generic[T]):
         heartbeat = self.begin + HEARTBEAT_S
         self.matter: Reason | None = None
         self.beside: Reason | None = None
+        self.counted, self.stretched_s = self.begin, 0.0
         while True:
             changed.clear()
             self.looked = self.clock.now()
@@ -186,12 +188,13 @@ class _Wait(Generic[T]):
                 self._give_up_if_hopeless(value)
             self._look_around()
             now = self.clock.now()
+            self._stretch(now)
             self._give_up_if_over(now)
             if now >= heartbeat:
                 self._beat(now)
                 heartbeat += HEARTBEAT_S
             pause = min(pause_s, LOOK_CLOSER_S) if self.matter or self.beside else pause_s
-            until = min(now + pause, self.begin + self.timeout_s, heartbeat)
+            until = min(now + pause, self._end(), heartbeat)
             self._pause(changed, until, cancelled)
 
     def _look(self) -> tuple[bool, T]:
@@ -261,8 +264,19 @@ class _Wait(Generic[T]):
             and now - self.failing[0] >= UNREACHABLE_LIMIT_S * patience()
         ):
             self._fail(self.failing[1].why, hopeless=True, look=False)
-        if now - self.begin >= self.timeout_s:
+        if now >= self._end():
             self._fail(None, hopeless=False)
+
+    def _stretch(self, now: float) -> None:
+        """Don't count the time since the last look, where something is seen that only takes its time."""
+        known = [it for seen in (self.matter, self.beside) if seen for it in (seen, *seen.others)]
+        most_s = max((it.stretches_s for it in known), default=0.0) * patience()
+        if self.stretched_s < most_s:
+            self.stretched_s = min(self.stretched_s + now - self.counted, most_s)
+        self.counted = now
+
+    def _end(self) -> float:
+        return self.begin + self.timeout_s + self.stretched_s
 
     def _fail(self, why: Reason | None, *, hopeless: bool, look: bool = True) -> None:
         diagnosis = diagnose(self.kube, self.scopes) if look and self.kube else Diagnosis()

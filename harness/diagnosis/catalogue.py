@@ -97,5 +97,6 @@ def _reason(rule: Rule, fact: Fact) -> Reason:
         do=rule.do,
         evidence=fact.seen,
         final_after_s=rule.final_after_s,
+        stretches_s=rule.stretches_s,
         subject=fact.subject or fact.where,
     )

@@ -84,7 +84,8 @@ class Rule:
 
     ``sign`` is a regular expression, looked for in ``Fact.said``; ``when`` looks closer. A reason is final
     once it has been seen for ``final_after_s`` seconds without a gap; None: it never ends a wait by itself.
-    ``why`` says why that is so. Of several that match, the one with the highest ``rank`` is shown.
+    ``why`` says why that is so. While it lasts, a wait's time does not pass, for ``stretches_s`` seconds at
+    most. Of several that match, the one with the highest ``rank`` is shown.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Rule:
     do: str
     final_after_s: float | None
     why: str
+    stretches_s: float = 0.0
     rank: int = 50
     when: Callable[[Fact], bool] = always
 
@@ -121,6 +123,7 @@ class Reason:
     do: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     final_after_s: float | None = 0.0
+    stretches_s: float = 0.0
     subject: str = ""
     others: tuple[Reason, ...] = ()
 

@@ -62,7 +62,8 @@ def explain(reason_id: str) -> str:
 
 def _patience(rule: Rule) -> str:
     if rule.final_after_s is None:
-        return f"never: {rule.why}"
+        longer = f", and makes its limit up to {rule.stretches_s:.0f} s longer" if rule.stretches_s else ""
+        return f"never{longer}: {rule.why}"
     return f"{f'after {rule.final_after_s:.0f} s' if rule.final_after_s else 'at once'}: {rule.why}"
 
 

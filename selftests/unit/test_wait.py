@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.diagnose import Scope
-from harness.diagnosis import Reason
+from harness.diagnose import Scope, diagnose
+from harness.diagnosis import BY_ID, Reason
 from harness.diagnosis.model import TRANSIENT_S
 from harness.errors import Blame, Cancelled, UsageError
 from harness.kube import ApiError, ApiUnreachable, KindUnknown, WatchExpired
@@ -336,6 +336,57 @@ def test_a_slow_host_is_not_taken_for_a_failure(clock: FakeClock, monkeypatch: p
         with pytest.raises(WaitError, match="last seen: not there") as caught:
             wait_for(lambda: None, ready=lambda it: it, what="x", timeout_s=5, clock=clock)
         assert caught.value.blame is blame
+
+
+def pulling(clock: FakeClock, seconds: float, then: Callable[[], object]) -> FakeApi:
+    """An API with a pod whose image is being pulled for so long."""
+    api = FakeApi(
+        Pod=[waiting_pod("ContainerCreating")], Event=[event('Pulling image "gcr.io/x:1"', "Pulling")]
+    )
+
+    def pulled() -> None:
+        api.objects = {"Pod": [waiting_pod("ContainerCreating")], "Event": []}
+        then()
+
+    clock.at(seconds, pulled)
+    return api
+
+
+@pytest.mark.parametrize("by", ["what is around", "what is waited for"])
+def test_while_an_image_is_being_pulled_no_time_passes(clock: FakeClock, by: str) -> None:
+    """And what it takes to start afterwards is still allowed."""
+    started: list[float] = []
+    api = pulling(clock, 100, lambda: clock.at(clock.time + 20, lambda: started.append(clock.time)))
+
+    def hopeless(_: object) -> Reason | None:
+        return diagnose(api, [Scope("ns")]).reason  # type: ignore[arg-type]
+
+    wait_for(
+        lambda: bool(started),
+        ready=lambda it: it,
+        what="pod",
+        timeout_s=30,
+        kube=api,  # type: ignore[arg-type]
+        about=[Scope("ns")] if by == "what is around" else [],
+        hopeless=hopeless if by == "what is waited for" else None,
+        clock=clock,
+    )
+    assert clock.time == pytest.approx(120, abs=1.1)
+
+
+def test_a_pull_that_never_ends_ends_the_wait_in_the_end(clock: FakeClock) -> None:
+    with pytest.raises(WaitError, match="still being pulled") as caught:
+        wait_for(
+            lambda: None,
+            ready=lambda it: it,
+            what="pod",
+            timeout_s=30,
+            kube=pulling(clock, 1e9, lambda: None),  # type: ignore[arg-type]
+            about=[Scope("ns")],
+            clock=clock,
+        )
+    assert caught.value.blame is Blame.ENVIRONMENT
+    assert clock.time == pytest.approx(30 + BY_ID["pull/slow"].stretches_s, abs=10)
 
 
 def test_an_api_behind_the_api_server_that_is_silent_is_not_the_api_server_itself(
