@@ -39,8 +39,12 @@ def walk(tmp_path: Path, kind_bundle: Path) -> Walk:
         argv = [sys.executable, "-m", "selftests.kind.host", str(kind_bundle), str(tmp_path), "--"]
         argv += [sys.executable, "-m", "selftests.kind.walk", str(plan)]
         environment = {**os.environ, "RUNNER_CONFORMANCE_HOME": str(tmp_path / "home")}
-        ended = subprocess.run(argv, cwd=ROOT, env=environment, timeout=LIMIT_S, check=False)
-        assert ended.returncode == 0, f"the host ended with {ended.returncode}"
+        with subprocess.Popen(argv, cwd=ROOT, env=environment) as host:
+            try:
+                code = host.wait(LIMIT_S)
+            finally:
+                host.terminate()  # interrupted: it takes its cgroups away itself
+        assert code == 0, f"the host ended with {code}"
         found: list[Step] = json.loads(plan.with_name("plan.seen").read_text())
         assert len(found) == len(wanted)
         return found
