@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 
 import pytest
 
@@ -14,32 +12,35 @@ from harness.environment import for_child, snapshot
 from harness.gitlab.patient import PatientGitlab
 from harness.redact import register_environment
 
-NAMES = [f"PYTEST_CURRENT_TEST_{number}" for number in range(50)]
 GITLAB = "https://gitlab.example"
 
 
-@pytest.fixture
-def changing() -> Iterator[None]:
-    """Names come into the environment and go out of it, as fast as can be."""
-    ended = threading.Event()
+class Changing(MutableMapping[str, str]):
+    """os.environ while another thread takes a name out of it: listed, and gone when it is looked up."""
 
-    def change() -> None:
-        while not ended.is_set():
-            os.environ.update(dict.fromkeys(NAMES, "x"))
-            for name in NAMES:
-                os.environ.pop(name, None)
+    def __init__(self, times: int) -> None:
+        self.names = dict(os.environ)
+        self.times = times
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    thread = threading.Thread(target=change)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
-    sys.setswitchinterval(before)
+    def __iter__(self) -> Iterator[str]:
+        yield from list(self.names)
+        if self.times:
+            self.times -= 1
+            yield "PYTEST_CURRENT_TEST_OF_A_THREAD"
+
+    def __getitem__(self, name: str) -> str:
+        return self.names[name]
+
+    def __setitem__(self, name: str, value: str) -> None:
+        self.names[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.names[name]
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
-@pytest.mark.usefixtures("changing")
 @pytest.mark.parametrize(
     "read",
     [
@@ -51,16 +52,21 @@ def changing() -> Iterator[None]:
     ],
     ids=["snapshot", "for a child", "secrets", "sites", "GitLab"],
 )
-def test_it_is_read_while_it_changes(read: Callable[[], object]) -> None:
-    for _ in range(100):
+def test_it_is_read_while_it_changes(read: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as changed:
+        environment = Changing(3)
+        changed.setattr(os, "environ", environment)
         read()
+    assert environment.times < 3, "it was not read at all"
 
 
-@pytest.mark.usefixtures("changing")
-def test_a_call_to_gitlab_reads_nothing_anew() -> None:
+def test_a_call_to_gitlab_reads_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     session = PatientGitlab(GITLAB, "glpat-of-nobody", True).session
-    for _ in range(1000):
+    with monkeypatch.context() as changed:
+        environment = Changing(1)
+        changed.setattr(os, "environ", environment)
         session.merge_environment_settings(GITLAB, {}, False, None, None)
+    assert environment.times == 1
 
 
 def test_proxy_and_authorities_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
