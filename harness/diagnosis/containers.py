@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from harness.diagnosis.model import LOGS, SEEN_TWICE_S, TRANSIENT_S, Fact, Rule
 from harness.errors import Blame
 from harness.patience import slow_host
@@ -40,6 +42,14 @@ def crashed(fact: Fact) -> bool:
 def crashed_often(fact: Fact) -> bool:
     """The same, as often as no race explains."""
     return crashed(fact) and int(fact.seen.get("restartCount", 0)) >= CRASHES_UNTIL_FINAL
+
+
+_LATE = r"failed to sync (secret|configmap) cache: timed out"
+
+
+def _not_only_late(fact: Fact) -> bool:
+    """A kubelet that is behind says "timed out" too, of no storage, and it ends no wait."""
+    return not re.search(_LATE, fact.said)
 
 
 RULES: tuple[Rule, ...] = (
@@ -184,7 +194,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "container/kubelet-late",
         ("mount",),
-        r"failed to sync (secret|configmap) cache: timed out",
+        _LATE,
         Blame.ENVIRONMENT,
         "the node is behind: its kubelet has not yet read what the volume holds",
         "see the load of the node",
@@ -203,6 +213,7 @@ RULES: tuple[Rule, ...] = (
         TRANSIENT_S,
         "the kubelet tries again after 1, 2, 4 … s",
         rank=57,
+        when=_not_only_late,
     ),
     Rule(
         "container/mount",
@@ -214,6 +225,7 @@ RULES: tuple[Rule, ...] = (
         TRANSIENT_S,
         f"{_NOT_YET}; the kubelet tries again after 1, 2, 4 … s",
         rank=55,
+        when=_not_only_late,
     ),
     Rule(
         "container/pod-failed",

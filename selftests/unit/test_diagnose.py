@@ -121,6 +121,7 @@ def test_a_kubelet_that_is_behind_ends_no_wait_however_long_it_takes() -> None:
     found = classify([Fact("mount", "pod a/b", words, "FailedMount")])
     assert found is not None
     assert (found.id, found.blame, found.final_after_s) == ("container/kubelet-late", Blame.ENVIRONMENT, None)
+    assert not found.others, "a rule that ends the wait after a while would do so beside the better one"
 
 
 def ended_by_its_probe(code: int = 137) -> tuple[dict[str, Any], list[dict[str, Any]]]:
