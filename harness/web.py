@@ -68,9 +68,10 @@ def client(
     transport: httpx.BaseTransport | None = None,
 ) -> httpx.Client:
     """A client; the environment's proxies are for what is not this host's own (``url``)."""
+    verify = trust(ca_file)
     return steady(
         lambda: httpx.Client(
-            verify=trust(ca_file),
+            verify=verify,
             timeout=timeout,
             follow_redirects=follow_redirects,
             transport=transport,

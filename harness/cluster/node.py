@@ -79,9 +79,9 @@ class NodeSpec:
         return Path(self.state_dir)
 
 
-def enter_namespaces(spec: NodeSpec) -> None:
+def enter_namespaces(cgroup: str) -> None:
     """Put the calling process into cgroups and namespaces of its own; its *children* into the PID one."""
-    cgroups.enter(spec.cgroup)
+    cgroups.enter(cgroup)
     linux.unshare(
         linux.CLONE_NEWNS
         | linux.CLONE_NEWNET
@@ -90,7 +90,7 @@ def enter_namespaces(spec: NodeSpec) -> None:
         | linux.CLONE_NEWIPC
         | linux.CLONE_NEWCGROUP
     )
-    cgroups.leave_root(spec.cgroup)
+    cgroups.leave_root(cgroup)
 
 
 def run_first_process(spec: NodeSpec, report: Callable[[dict[str, Any]], None]) -> int:
@@ -132,17 +132,8 @@ def _build_view(spec: NodeSpec) -> None:
     node = spec.root / "node"
     staging = node / "staging"
     staging.mkdir(exist_ok=True)
-    # The host's /sys shows the host's links, and its cgroup mounts would be found first: both go.
-    cgroups.mount_own(spec.cgroup, staging)
-    linux.unmount("/sys")
-    linux.mount("sysfs", "/sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    linux.mount(str(staging), cgroups.ROOT, flags=linux.MS_MOVE)
-    linux.unmount("/proc")
-    linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    mount_kernel_views(spec.cgroup, staging)
     _shield_kernel_settings(node)
-    linux.mount("run", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-    if not Path("/var/run").is_symlink():
-        linux.bind("/run", "/var/run")
     _overlay(staging)
     for name, target in BOUND.items():
         _bind_at(node / name, Path(target), f"/proc/self/fd/{state}/node/{name}")
@@ -152,6 +143,22 @@ def _build_view(spec: NodeSpec) -> None:
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SHARED)
     os.close(state)
     os.close(k3s)
+
+
+def mount_kernel_views(cgroup: str, staging: Path) -> None:
+    """/sys, /proc, cgroups and /run of these namespaces in place of the host's; ``staging`` is left empty.
+
+    The host's /sys shows the host's links, and its cgroup mounts would be found first: both go.
+    """
+    cgroups.mount_own(cgroup, staging)
+    linux.unmount("/sys")
+    linux.mount("sysfs", "/sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    linux.mount(str(staging), cgroups.ROOT, flags=linux.MS_MOVE)
+    linux.unmount("/proc")
+    linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    linux.mount("run", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+    if not Path("/var/run").is_symlink():
+        linux.bind("/run", "/var/run")
 
 
 def _overlay(staging: Path) -> None:
@@ -352,7 +359,7 @@ def main_in_child(spec: NodeSpec, to_keeper: int, from_keeper: int) -> None:
 
     linux.die_with_parent()
     try:
-        enter_namespaces(spec)
+        enter_namespaces(spec.cgroup)
     except OSError as error:
         report(
             {"event": "failed", "message": f"this system gives the node no namespaces of its own: {error}"}

@@ -45,14 +45,13 @@ class Node:
 
     def __init__(self, name):
         self.name = name
-        spec = node.NodeSpec(name, name, "", "", [], 1, "", "", "", False, 1500, {})
         cgroups.create(name)
         answer, tell = os.pipe()
         wait, self.end = os.pipe()
         self.child = os.fork()
         if self.child == 0:
             os.close(self.end)
-            node.enter_namespaces(spec)
+            node.enter_namespaces(name)
             if os.fork() == 0:
                 os.write(tell, json.dumps(self.first()).encode())
                 os.close(tell)

@@ -20,6 +20,7 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from harness.cluster import cgroups, linux
+from harness.cluster.node import enter_namespaces, mount_kernel_views
 
 _OVERLAID = ("/usr", "/etc", "/opt", "/var")
 _ENGINE_S = 60.0
@@ -36,8 +37,7 @@ def main() -> int:
         child = os.fork()
         if child == 0:
             os._exit(_enter(group, Path(bundle).absolute(), scratch, command))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda signum, _frame: os.kill(child, signum))
+        _pass_on(child)
         _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status)
     finally:
@@ -45,24 +45,20 @@ def main() -> int:
             print(f"cgroup {path} can't be removed", file=sys.stderr)
 
 
+def _pass_on(pid: int) -> None:
+    """A signal that ends this process ends that one, which this one waits for."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, _frame: os.kill(pid, signum))
+
+
 def _enter(group: str, bundle: Path, scratch: Path, command: list[str]) -> int:
     linux.die_with_parent()
-    cgroups.enter(group)
-    linux.unshare(
-        linux.CLONE_NEWNS
-        | linux.CLONE_NEWNET
-        | linux.CLONE_NEWPID
-        | linux.CLONE_NEWUTS
-        | linux.CLONE_NEWIPC
-        | linux.CLONE_NEWCGROUP
-    )
-    cgroups.leave_root(group)
+    enter_namespaces(group)
     first = os.fork()
     if first == 0:
         linux.die_with_parent()
         os._exit(_be_first(group, bundle, scratch, command))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, _frame: os.kill(first, signum))
+    _pass_on(first)
     _, status = os.waitpid(first, 0)
     return abs(os.waitstatus_to_exitcode(status))
 
@@ -75,8 +71,7 @@ def _be_first(group: str, bundle: Path, scratch: Path, command: list[str]) -> in
     cgroups.hand_down()
     engine = _engine(scratch)
     child = subprocess.Popen(command, start_new_session=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, _frame: child.send_signal(signum))
+    _pass_on(child.pid)
     code = _collect(child.pid)
     engine.terminate()
     _await_end(engine.pid)
@@ -108,15 +103,7 @@ def _view(group: str, bundle: Path, scratch: Path) -> None:
     linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
     staging = scratch / "staging"
     staging.mkdir(parents=True, exist_ok=True)
-    cgroups.mount_own(group, staging)
-    linux.unmount("/sys")
-    linux.mount("sysfs", "/sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    linux.mount(str(staging), cgroups.ROOT, flags=linux.MS_MOVE)
-    linux.unmount("/proc")
-    linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    linux.mount("run", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-    if not Path("/var/run").is_symlink():
-        linux.bind("/run", "/var/run")
+    mount_kernel_views(group, staging)
     layers = scratch / "layers"
     layers.mkdir(exist_ok=True)
     opened = os.open(scratch, os.O_PATH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -29,8 +28,6 @@ from harness.wait import wait_for
 
 if TYPE_CHECKING:
     from pytest_kind.cluster import KindCluster as PytestKindCluster
-
-log = logging.getLogger(__name__)
 
 _RECORD = "kind.json"
 _LOG = "kind.log"
